@@ -1,0 +1,118 @@
+"""Bringing volumes onto other grids, and into a canonical orientation and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import SimpleITK as sitk
+
+from SynthCTLib.volume import AIR_HU, Grid, Role, Step, Volume
+
+
+class Interpolator(IntEnum):
+    """How values between voxels are found. Masks and labels need ``NEAREST``."""
+
+    NEAREST = sitk.sitkNearestNeighbor
+    LINEAR = sitk.sitkLinear
+    BSPLINE = sitk.sitkBSpline
+
+
+def outside_value(volume: Volume) -> float:
+    """The value that stands for "nothing was scanned here": air for a CT, zero otherwise."""
+    return AIR_HU if volume.role == Role.CT else 0.0
+
+
+def resample(
+    volume: Volume,
+    grid: Grid,
+    *,
+    transform: sitk.Transform | None = None,
+    interpolator: Interpolator | None = None,
+    outside: float | None = None,
+) -> Volume:
+    """The volume on another grid, float32 (masks keep their type).
+
+    ``transform`` takes LPS mm points of ``grid`` to LPS mm points of ``volume`` (ITK's resampling
+    direction). Default interpolator: nearest for masks, linear otherwise. Outside the volume
+    ``outside`` is written, by default -1000 for CT and 0 otherwise; cubic B-splines overshoot at
+    edges, so their result is kept within the range of the volume.
+    """
+    if interpolator is None:
+        interpolator = Interpolator.NEAREST if volume.role == Role.MASK else Interpolator.LINEAR
+    if outside is None:
+        outside = outside_value(volume)
+    image = volume.image
+    if volume.role != Role.MASK and image.GetPixelID() != sitk.sitkFloat32:
+        image = sitk.Cast(image, sitk.sitkFloat32)
+    moved = sitk.Resample(
+        image,
+        grid.size,
+        transform or sitk.Transform(3, sitk.sitkIdentity),
+        int(interpolator),
+        grid.origin_mm,
+        grid.spacing_mm,
+        grid.direction,
+        outside,
+        image.GetPixelID(),
+    )
+    if interpolator == Interpolator.BSPLINE:
+        low, high = float(volume.array.min()), float(volume.array.max())
+        moved = sitk.Clamp(moved, sitk.sitkFloat32, min(low, outside), max(high, outside))
+    step = Step("resample", {"interpolator": interpolator.name.lower(), "outside": outside})
+    return volume.with_image(moved, step=step)
+
+
+def scanned_field(volume: Volume, grid: Grid, transform: sitk.Transform | None = None) -> Volume:
+    """Mask on ``grid`` of the voxels whose centre lies inside the volume's field of view."""
+    ones = volume.grid.blank(sitk.sitkUInt8) + 1
+    moved = sitk.Resample(
+        ones,
+        grid.size,
+        transform or sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkNearestNeighbor,
+        grid.origin_mm,
+        grid.spacing_mm,
+        grid.direction,
+        0,
+        sitk.sitkUInt8,
+    )
+    return volume.with_image(moved, role=Role.MASK, step=Step("scanned_field"))
+
+
+def isotropic_grid(grid: Grid, spacing_mm: float) -> Grid:
+    """A grid with cubic voxels that covers the same block of space with the same orientation."""
+    size = [max(1, int(np.ceil(e / spacing_mm - 1e-6))) for e in grid.extent_mm]
+    half = spacing_mm * (np.asarray(size) - 1) / 2
+    origin = grid.centre_mm - np.reshape(grid.direction, (3, 3)) @ half
+    return Grid(
+        (size[0], size[1], size[2]),
+        (spacing_mm,) * 3,
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        grid.direction,
+    )
+
+
+@dataclass(frozen=True)
+class Reoriented:
+    """A volume in LPS axis order (x to left, y to posterior, z to superior), and the way back.
+
+    Only axes are permuted and flipped: no value is interpolated. On an oblique grid each axis is
+    the one nearest to its anatomical direction.
+    """
+
+    volume: Volume
+    original_code: str
+
+    def restore(self, volume: Volume) -> Volume:
+        """A volume on the canonical grid, back in the original axis order."""
+        return volume.with_image(sitk.DICOMOrient(volume.image, self.original_code))
+
+
+def to_lps(volume: Volume) -> Reoriented:
+    """Permute and flip the axes so that x runs to the left, y to posterior, z to superior."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
+        volume.image.GetDirection()
+    )
+    return Reoriented(volume.with_image(sitk.DICOMOrient(volume.image, "LPS")), code)

@@ -1,0 +1,1 @@
+"""Figures that compare a synthetic image with its reference, inside masks."""

@@ -1,0 +1,1 @@
+"""Head label maps turned into simulated MR and CT pairs."""

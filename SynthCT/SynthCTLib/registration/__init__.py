@@ -1,0 +1,1 @@
+"""Rigid, affine and deformable registration, and how far its result can be trusted."""
