@@ -126,6 +126,25 @@ class Progress:
         part._stage, part._stage_begin, part._stage_share = name, 0.0, 0.0
         return part
 
+    def concurrent(self, name: str, share: float, count: int) -> list[Progress]:
+        """Begin a stage of ``count`` equal parts that may run at the same time, one progress each."""
+        self.stage(name, share)
+        fractions = [0.0] * count
+
+        def follow(index: int) -> Callable[[ProgressEvent], None]:
+            def listener(event: ProgressEvent) -> None:
+                if event.note:
+                    self.note(event.message)
+                    return
+                with self._clock.lock:
+                    fractions[index] = event.fraction
+                    done = sum(fractions) / count
+                self.update(done, event.message or event.stage)
+
+            return listener
+
+        return [Progress(follow(i), self._clock.is_cancelled) for i in range(count)]
+
     def _tell(self, overall: float, message: str, *, note: bool) -> None:
         clock = self._clock
         with clock.lock:

@@ -255,7 +255,8 @@ class Volume:
         if not self.grid.matches(other.grid):
             raise InputError(
                 f"The {self.role} volume (size {self.grid.size}, "
-                f"origin {_short(self.grid.origin_mm)}) does not lie on the grid of the {other.role} volume (size {other.grid.size}, "
+                f"origin {_short(self.grid.origin_mm)}) does not lie on the grid of the "
+                f"{other.role} volume (size {other.grid.size}, "
                 f"origin {_short(other.grid.origin_mm)}): resample one onto the other first."
             )
 

@@ -146,3 +146,25 @@ def test_notes_are_kept() -> None:
     progress = Progress()
     progress.within("part", 0.5).note("fell back to the CPU")
     assert progress.notes == ("fell back to the CPU",)
+
+
+def test_concurrent_parts_add_up_and_pass_their_notes_on() -> None:
+    progress = Progress()
+    first, second = progress.concurrent("both", 0.5, 2)
+    first.stage("half of it", 1.0)
+    first.update(1.0)
+    assert progress.fraction == pytest.approx(0.25)
+    second.note("said")
+    second.stage("all of it", 1.0)
+    second.update(1.0)
+    assert progress.fraction == pytest.approx(0.5)
+    assert progress.notes == ("said",)
+
+
+def test_concurrent_parts_obey_a_request_to_stop() -> None:
+    stop: list[int] = []
+    (part,) = Progress(is_cancelled=lambda: len(stop) > 0).concurrent("one", 1.0, 1)
+    part.update(0.5)
+    stop.append(1)
+    with pytest.raises(Cancelled):
+        part.update(0.6)

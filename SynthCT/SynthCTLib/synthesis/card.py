@@ -1,0 +1,86 @@
+"""The model card: what a model is, what it was made from, how good it is and where it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from SynthCTLib.errors import MissingModel
+from SynthCTLib.imaging.gate import TestedRange
+from SynthCTLib.synthesis.task import Task
+
+CARD_FILE = "card.yaml"
+MODEL_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Part):
+    """The family (module of ``synthesis/``) that builds the model, and its settings."""
+
+    family: Annotated[str, Field(pattern=r"^[a-z_]+$")]
+    settings: dict[str, Any] = {}
+
+
+class DataSet(_Part):
+    """A data set the model was made from."""
+
+    name: str
+    licence: str
+    subjects: int
+    simulated: bool
+    citation: str
+
+
+class Measurement(_Part):
+    """A measured accuracy: figures with unit in the key, data set, number of subjects."""
+
+    data: str
+    subjects: int
+    simulated: bool
+    figures: dict[str, float]
+    command: str
+
+
+class ModelCard(_Part):
+    """The card beside a model's weights (``card.yaml``). An unknown key is an error."""
+
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
+    title: str
+    version: str
+    task: Task
+    default: bool = False
+    licence: str
+    architecture: Architecture
+    preprocessing: tuple[str, ...]
+    training_data: tuple[DataSet, ...]
+    measured_accuracy: tuple[Measurement, ...]
+    limits: tuple[str, ...]
+    tested: TestedRange
+    files: dict[str, str] = {}
+    citation: tuple[str, ...]
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read and check the card of a model folder. Raises MissingModel with the reason."""
+    path = folder / CARD_FILE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        card = ModelCard.model_validate(content)
+    except OSError as error:
+        raise MissingModel(
+            f"The model folder {folder} has no readable {CARD_FILE}: reinstall the model."
+        ) from error
+    except (yaml.YAMLError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise MissingModel(f"The model card {path} is not valid ({reason}): correct it.") from error
+    if card.name != folder.name:
+        raise MissingModel(
+            f"The model card {path} names itself {card.name}: rename the folder or the model."
+        )
+    return card
