@@ -59,7 +59,7 @@ def smooth_field(
 
 
 def _blur_matrix(n: int, sigma: float, device: torch.device) -> Tensor:
-    """n x n, sigma in voxels: row i is the kernel around i, rows sum to 1."""
+    """Square (n, n), sigma in voxels: row i is the kernel around i, rows sum to 1."""
     reach = max(1, math.ceil(_REACH * sigma))
     offsets = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -72,7 +72,7 @@ def _blur_matrix(n: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def _field_matrix(n: int, sigma: float, device: torch.device) -> Tensor:
-    """n x (coarse nodes), sigma in voxels: kernel of each voxel at the nodes, rows of length 1."""
+    """Shape (n, coarse nodes), sigma in voxels: each voxel's kernel at the nodes, of length 1."""
     step = max(1.0, 0.7 * sigma)  # denser nodes change the field by less than a thousandth
     margin = math.ceil(_REACH * sigma / step)
     nodes = step * np.arange(-margin, math.ceil((n - 1) / step) + margin + 1)

@@ -18,6 +18,8 @@ from SynthCTLib.phantom.options import PhantomOptions
 from SynthCTLib.phantom.render import compose, render_ct, render_mr, tissues_of
 from SynthCTLib.volume import Role, Step, Unit, Volume
 
+_DEFAULT = PhantomOptions()
+
 
 @dataclass(frozen=True)
 class PhantomPair:
@@ -36,7 +38,7 @@ class _Purpose(IntEnum):
 
 
 def make_pair(
-    labels: Volume, options: PhantomOptions = PhantomOptions(), *, seed: int, device: str = "cpu"
+    labels: Volume, options: PhantomOptions = _DEFAULT, *, seed: int, device: str = "cpu"
 ) -> PhantomPair:
     """Render a label map (role MASK, whole numbers) as MR (white matter about 1) and CT (HU).
 
