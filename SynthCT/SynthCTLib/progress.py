@@ -109,6 +109,10 @@ class Progress:
         """Say aloud, and keep for the result, what the user must know (a fallback, a guess)."""
         with self._clock.lock:
             self._clock.notes.append(message)
+        self.say(message)
+
+    def say(self, message: str) -> None:
+        """Say aloud what is recorded elsewhere, such as a finding of the input gate."""
         self._tell(self._clock.furthest, message, note=True)
 
     def check(self) -> None:

@@ -1,0 +1,289 @@
+"""``synthct``: the verbs of the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from SynthCTLib import __version__
+from SynthCTLib.cli import doctor, models
+from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
+from SynthCTLib.cli.screen import Screen, default_cache_folder
+from SynthCTLib.errors import Cancelled, InputError
+from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.task import Task
+from SynthCTLib.volume import Role
+
+app = typer.Typer(
+    name="synthct",
+    help="Make the CT and the 511 keV attenuation map that an MR-only or PET/MR workflow lacks, "
+    "and say how far each can be trusted. Research use only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but failures.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier result in the folder.")
+]
+Convention = Annotated[
+    str, typer.Option(help="HU to µ at 511 keV, such as carney-120 (the CT's tube voltage).")
+]
+Series = Annotated[
+    str | None,
+    typer.Option(help="UID or modality of the DICOM series to take, where a folder holds several."),
+]
+Transform = Annotated[
+    Path | None,
+    typer.Option(help="Transform file (.h5, .tfm) to use instead of registering."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; all cores if absent.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"synthct {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the verb."""
+    del version
+
+
+@app.command()
+def run(
+    output: Output,
+    mr: Annotated[Path | None, typer.Option(help="MR image: file or DICOM folder.")] = None,
+    pet_nac: Annotated[Path | None, typer.Option(help="NAC PET image.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="CT image.")] = None,
+    reference_ct: Annotated[
+        Path | None,
+        typer.Option(help="CT of the same patient: it is registered and the result evaluated."),
+    ] = None,
+    task: Annotated[Task | None, typer.Option(help="Named by the input if absent.")] = None,
+    model: Annotated[str | None, typer.Option(help="See 'synthct models list'.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    convention: Convention = "carney-140",
+    series: Series = None,
+    transform: Transform = None,
+    registration: Annotated[str, typer.Option(help="Of the reference: rigid or none.")] = "rigid",
+    anatomy: Annotated[Anatomy | None, typer.Option(help="Masks to evaluate in.")] = None,
+    bias_correction: Annotated[bool, typer.Option(help="N4 bias correction of the MR.")] = True,
+    remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
+    threads: Threads = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for atlases made once.")] = None,
+    overwrite: Overwrite = False,
+    keep_work: Annotated[bool, typer.Option(help="Keep intermediate files.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Synthesise the image that lacks from one that is there, with its µ-map and a report."""
+    from SynthCTLib.workflow.request import Slot
+
+    given = {Slot.MR: mr, Slot.NAC_PET: pet_nac, Slot.CT: ct}
+    sources = {slot: path for slot, path in given.items() if path is not None}
+    if len(sources) != 1:
+        raise InputError("Give exactly one of --mr, --pet-nac and --ct: it names the task.")
+    slot, path = next(iter(sources.items()))
+    chosen = task or _task_of(slot.role)
+    inputs = {slot: {"path": path.absolute(), "series": series}}
+    if reference_ct is not None:
+        inputs[Slot.REFERENCE_CT] = {"path": reference_ct.absolute()}
+    _do_job(
+        output,
+        {
+            "subject": subject or _subject(path),
+            "task": chosen,
+            "model": model,
+            "inputs": inputs,
+            "options": {
+                "registration": registration,
+                "transform": transform and transform.absolute(),
+                "bias_correction": bias_correction,
+                "remove_table": remove_table,
+                "convention": convention,
+                "anatomy": anatomy,
+                "device": device,
+                "threads": threads,
+                "cache_dir": cache or default_cache_folder(),
+                "keep_work": keep_work,
+            },
+        },
+        overwrite,
+        quiet,
+    )
+
+
+@app.command()
+def evaluate(
+    output: Output,
+    reference: Annotated[Path, typer.Option(help="The CT that is taken for the truth.")],
+    synthetic: Annotated[Path, typer.Option(help="The synthetic CT.")],
+    mr: Annotated[
+        Path | None, typer.Option(help="The MR it was made from: registers better, gives the head.")
+    ] = None,
+    convention: Convention = "carney-140",
+    transform: Transform = None,
+    registration: Annotated[str, typer.Option(help="Of the reference: rigid or none.")] = "rigid",
+    anatomy: Annotated[Anatomy, typer.Option(help="Masks to evaluate in.")] = Anatomy.HEAD,
+    remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a synthetic CT with a reference CT, in masks, with a report."""
+    inputs = {
+        "reference_ct": {"path": reference.absolute()},
+        "synthetic_ct": {"path": synthetic.absolute()},
+    }
+    if mr is not None:
+        inputs["mr"] = {"path": mr.absolute()}
+    _do_job(
+        output,
+        {
+            "subject": subject or _subject(synthetic),
+            "task": None,
+            "inputs": inputs,
+            "options": {
+                "registration": registration,
+                "transform": transform and transform.absolute(),
+                "remove_table": remove_table,
+                "convention": convention,
+                "anatomy": anatomy,
+                "threads": threads,
+            },
+        },
+        overwrite,
+        quiet,
+    )
+
+
+@app.command()
+def register(
+    output: Output,
+    fixed: Annotated[Path, typer.Option(help="Image that stays.")],
+    moving: Annotated[Path, typer.Option(help="Image that is brought onto it.")],
+    kind: Annotated[str, typer.Option(help="rigid, affine or deformable.")] = "rigid",
+    fixed_role: Annotated[Role, typer.Option(help="What the fixed image is.")] = Role.MR,
+    moving_role: Annotated[Role, typer.Option(help="What the moving image is.")] = Role.CT,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Register two images; writes the transform, the moved image and where it was scanned."""
+    from SynthCTLib.workflow.single import register_files
+
+    with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
+        facts = register_files(
+            fixed,
+            fixed_role,
+            moving,
+            moving_role,
+            kind,
+            output,
+            overwrite=overwrite,
+            threads=threads,
+            progress=screen.progress(is_cancelled),
+        )
+    if not quiet:
+        for name, value in facts.items():
+            typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def mumap(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the µ-map.")],
+    ct: Annotated[Path, typer.Option(help="CT in HU: file or DICOM folder.")],
+    convention: Convention = "carney-140",
+    grid: Annotated[Path | None, typer.Option(help="PET whose grid the µ-map is put on.")] = None,
+    fwhm: Annotated[
+        float | None, typer.Option(help="Resolution of the PET, mm: the µ-map is smoothed to it.")
+    ] = None,
+    series: Series = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a CT to an attenuation map at 511 keV in 1/cm."""
+    from SynthCTLib.workflow.single import mu_map_file
+
+    with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
+        mu_map_file(
+            ct,
+            output,
+            convention,
+            grid,
+            fwhm,
+            series=series,
+            overwrite=overwrite,
+            progress=screen.progress(is_cancelled),
+        )
+    if not quiet:
+        typer.echo(f"µ-map (1/cm, {convention}): {output}")
+
+
+def _do_job(output: Path, content: dict[str, object], overwrite: bool, quiet: bool) -> None:
+    from pydantic import ValidationError
+
+    from SynthCTLib.workflow.folder import JobFolder
+    from SynthCTLib.workflow.request import JobRequest, explain
+    from SynthCTLib.workflow.run import run_job
+
+    try:
+        request = JobRequest.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"The request is not valid: {explain(error)}.") from error
+    with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
+        job = JobFolder.create(output, request, overwrite=overwrite)
+        run_job(job, screen.show, is_cancelled)
+    if not quiet:
+        typer.echo(f"Report: {job.path / 'report.html'}")
+
+
+def _task_of(role: Role) -> Task:
+    for task in Task:
+        if task.input_role == role:
+            return task
+    raise InputError(f"No task starts from {role}.")
+
+
+def _subject(path: Path) -> str:
+    from SynthCTLib.workflow.run import job_subject
+
+    return job_subject(path)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command line on ``arguments`` (without the program's name); the exit code."""
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"synthct: {line}\n")
+
+    def work() -> None:
+        try:
+            app(arguments, standalone_mode=False)
+        except click.ClickException as error:
+            raise InputError(f"{error.format_message()} See synthct --help.") from error
+        except click.Abort as error:
+            raise Cancelled from error
+
+    return exit_code_of(work, say)
+
+
+def main() -> None:
+    """Entry point: runs the command line and ends the process with its exit code."""
+    sys.exit(run_command(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""``synthct models``: which models there are, and whether their files are sound."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from SynthCTLib.synthesis.registry import find_card, list_models, verify
+from SynthCTLib.synthesis.task import Task
+
+app = typer.Typer(no_args_is_help=True, help="List, show and verify the models.")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_command(
+    task: Annotated[Task | None, typer.Option(help="Only models of this task.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models, the default of each task first."""
+    cards = list_models(task)
+    if as_json:
+        typer.echo(json.dumps([c.model_dump(mode="json") for c in cards], indent=2))
+        return
+    table = Table("Model", "Task", "What it is", box=None)
+    for card in cards:
+        table.add_row(card.name + (" (default)" if card.default else ""), card.task, card.title)
+    Console().print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the model.")], as_json: Json = False
+) -> None:
+    """Show a model's card: data, measured accuracy, limits, what it was tested on."""
+    card = find_card(name)
+    if as_json:
+        typer.echo(card.model_dump_json(indent=2))
+        return
+    typer.echo(f"{card.name} {card.version}: {card.title}\nTask: {card.task}\n")
+    typer.echo("Made from")
+    for data in card.training_data:
+        kind = "simulated" if data.simulated else "real"
+        typer.echo(f"  {data.name}: {data.subjects} subjects, {kind}, {data.licence}")
+    typer.echo("Measured")
+    for measured in card.measured_accuracy:
+        kind = "simulated" if measured.simulated else "real"
+        figures = ", ".join(f"{k} {v:g}" for k, v in measured.figures.items())
+        typer.echo(f"  {measured.data}, N = {measured.subjects}, {kind}: {figures}")
+    typer.echo("Limits")
+    for limit in card.limits:
+        typer.echo(f"  {limit}")
+
+
+@app.command("verify")
+def verify_command(
+    name: Annotated[str | None, typer.Argument(help="Name of the model; all if absent.")] = None,
+) -> None:
+    """Check that every file of the models is there and unaltered (SHA-256)."""
+    for card in [find_card(name)] if name else list_models():
+        files = verify(card)
+        typer.echo(f"{card.name}: {len(files)} files, all sound")

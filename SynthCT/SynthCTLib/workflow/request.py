@@ -1,0 +1,111 @@
+"""``job.json``: what is asked for. An unknown key is an error."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from SynthCTLib.errors import InputError
+from SynthCTLib.synthesis.card import MODEL_NAME
+from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.task import Task
+from SynthCTLib.volume import Role, Unit
+
+SCHEMA_VERSION = 1
+SUBJECT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
+class Slot(StrEnum):
+    """The place of an input in a job: two of them may hold images of the same role."""
+
+    MR = "mr"
+    CT = "ct"
+    PET = "pet"
+    NAC_PET = "nac_pet"
+    REFERENCE_CT = "reference_ct"
+    SYNTHETIC_CT = "synthetic_ct"
+
+    @property
+    def role(self) -> Role:
+        """The role of the image in this place."""
+        return Role.CT if self in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT) else Role(self.value)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputFile(_Part):
+    """An image file or DICOM folder. A relative path is relative to the job folder, inside it.
+
+    ``sha256`` of a file is checked before work when given; ``unit`` overrides what the file says;
+    ``series`` chooses a DICOM series by UID or modality.
+    """
+
+    path: Path
+    sha256: str | None = None
+    unit: Unit | None = None
+    series: str | None = None
+
+
+class Options(_Part):
+    """How the job is done.
+
+    ``registration``: how a reference CT is brought onto the synthetic CT's grid, unless
+    ``transform`` names a file with the transform (points of the MR to points of the CT, LPS mm).
+    ``anatomy``: None takes the model's. ``threads``: None takes all cores.
+    ``cache_dir``: a folder that outlives the job, None for none.
+    """
+
+    registration: Literal["rigid", "none"] = "rigid"
+    transform: Path | None = None
+    bias_correction: bool = True
+    remove_table: bool = True
+    convention: str = "carney-140"
+    head_field_mm: Annotated[float, Field(gt=50, le=400)] = 170.0
+    anatomy: Anatomy | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    cache_dir: Path | None = None
+    keep_work: bool = False
+
+
+class JobRequest(_Part):
+    """A synthesis (``task`` names it) or the evaluation of a synthetic CT (``task`` is None)."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    subject: Annotated[str, Field(pattern=SUBJECT_NAME)] = "subject"
+    task: Task | None
+    model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
+    inputs: dict[Slot, InputFile]
+    options: Options = Options()
+
+    @model_validator(mode="after")
+    def _complete(self) -> JobRequest:
+        if self.task is not None and Slot(self.task.input_role.value) not in self.inputs:
+            raise ValueError(f"task {self.task} needs an input {self.task.input_role}")
+        if self.task is None:
+            for slot in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT):
+                if slot not in self.inputs:
+                    raise ValueError(f"an evaluation needs an input {slot}")
+        return self
+
+
+def request_from(text: str, where: str) -> JobRequest:
+    """Read a request from JSON. Raises InputError that names the key that is wrong."""
+    try:
+        return JobRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"The request {where} is not valid: {explain(error)}.") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The reasons of a validation error in one line."""
+    reasons = []
+    for item in error.errors():
+        place = ".".join(str(p) for p in item["loc"])
+        reasons.append(f"{place}: {item['msg']}" if place else item["msg"])
+    return "; ".join(reasons)

@@ -1,0 +1,372 @@
+"""Run and evaluate: the order of the steps, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from SynthCTLib.errors import InputError
+from SynthCTLib.imaging.bias import correct_bias
+from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.gate import Finding, Severity, TestedRange, inspect, inspect_pair
+from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
+from SynthCTLib.imaging.masks import (
+    air_mask,
+    body_contour,
+    head_field_of_view,
+    head_mask,
+    skull_mask,
+    soft_tissue_mask,
+)
+from SynthCTLib.imaging.table import remove_table
+from SynthCTLib.metrics import Evaluation, difference, evaluate
+from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, mean_mu_by_tissue
+from SynthCTLib.progress import Progress, ProgressEvent
+from SynthCTLib.registration import (
+    Registration,
+    RigidOptions,
+    assess,
+    read_transform,
+    register_rigid,
+    write_transform,
+)
+from SynthCTLib.report import ReportContent, write_report
+from SynthCTLib.synthesis.card import ModelCard
+from SynthCTLib.synthesis.registry import Machine, default_card, find_card, open_model
+from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
+from SynthCTLib.volume import Role, Step, Volume
+from SynthCTLib.workflow.device import choose_device
+from SynthCTLib.workflow.folder import JobFolder
+from SynthCTLib.workflow.request import JobRequest, Slot
+from SynthCTLib.workflow.result import (
+    FindingRecord,
+    JobResult,
+    OutputFile,
+    plain,
+    provenance_record,
+    software_versions,
+)
+
+MU_CONVENTIONS_IN_REPORT = ("carney-80", "carney-100", "carney-120", "carney-140")
+
+
+@dataclass
+class Outcome:
+    """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``)."""
+
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    transforms: dict[str, sitk.Transform] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    registration: Registration | None = None
+    evaluation: Evaluation | None = None
+    mu_by_tissue: Mapping[str, Any] = field(default_factory=dict)
+    card: ModelCard | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_job(
+    job: JobFolder,
+    listener: Callable[[ProgressEvent], None],
+    is_cancelled: Callable[[], bool],
+) -> JobResult:
+    """Do what the folder's request asks, and publish the result.
+
+    Raises SynthCTError when the request cannot work, the disk is full or a stop was asked for; then
+    nothing lies under a final name.
+    """
+    watch = _Stopwatch(listener)
+    with job.running(watch.listen, is_cancelled) as progress:
+        job.check_inputs()
+        request = job.request
+        outcome = Outcome()
+        if request.task is None:
+            evaluate_pair(job, outcome, progress.within("Evaluating", 0.85))
+        else:
+            synthesize(job, outcome, progress.within("Synthesising", 0.85))
+        progress.stage("Writing the results", 0.05)
+        write_outputs(job, outcome)
+        progress.stage("Writing the report", 0.1)
+        write_report(report_content(request, outcome, progress.notes, watch.seconds), job.outbox)
+        progress.update(1.0)
+
+        def record(outputs: dict[str, OutputFile]) -> JobResult:
+            return result_record(request, outcome, progress.notes, watch.seconds, outputs)
+
+        return job.publish(record)
+
+
+def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
+    """From the input to the synthetic image, its µ-map and, with a reference, its evaluation."""
+    request, options = job.request, job.request.options
+    assert request.task is not None
+    card = find_card(request.model) if request.model else default_card(request.task)
+    if card.task != request.task:
+        raise InputError(
+            f"Model {card.name} does {card.task}, not {request.task}: choose another model."
+        )
+    outcome.card = card
+    slot = Slot(request.task.input_role.value)
+    progress.stage("Reading", 0.03)
+    source = read_slot(job, slot)
+    reference = read_slot(job, Slot.REFERENCE_CT) if Slot.REFERENCE_CT in request.inputs else None
+
+    progress.stage("Checking the inputs", 0.04)
+    admit(outcome, progress, source, card.tested)
+    if reference is not None:
+        admit(outcome, progress, reference, None)
+        consider(outcome, progress, inspect_pair(source, reference))
+
+    prepared = source
+    if source.role == Role.MR and options.bias_correction:
+        prepared = correct_bias(source, progress=progress.within("Correcting the bias field", 0.08))
+
+    machine = Machine(choose_device(options.device, progress), _threads(request), options.cache_dir)
+    model = open_model(card.name, machine)
+    made: Synthesis = model.synthesize(
+        {source.role: prepared}, progress.within(f"Synthesising with {card.name}", 0.6)
+    )
+    outcome.facts = made.facts
+    outcome.volumes[source.role.value] = source
+    outcome.volumes["ct"] = made.volume
+    outcome.volumes["ct_coverage"] = made.coverage
+    if made.uncertainty is not None:
+        outcome.volumes["ct_uncertainty"] = made.uncertainty
+
+    progress.stage("Masks", 0.05)
+    anatomy = options.anatomy or (Anatomy.HEAD if card.tested.anatomy == "head" else Anatomy.BODY)
+    region = region_of(prepared, anatomy, options.head_field_mm)
+    add_mu_map(outcome, made.volume, region, options.convention)
+    if reference is not None:
+        compare(
+            job, outcome, prepared, reference, region, anatomy, progress.within("Comparing", 0.2)
+        )
+    else:
+        outcome.volumes.update(tissue_masks(made.volume, region, anatomy))
+
+
+def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
+    """Compare a synthetic CT that exists already with a reference CT."""
+    request, options = job.request, job.request.options
+    progress.stage("Reading", 0.1)
+    synthetic = read_slot(job, Slot.SYNTHETIC_CT)
+    reference = read_slot(job, Slot.REFERENCE_CT)
+    mr = read_slot(job, Slot.MR) if Slot.MR in request.inputs else None
+    progress.stage("Checking the inputs", 0.1)
+    for volume in (synthetic, reference, *([mr] if mr is not None else [])):
+        admit(outcome, progress, volume, None)
+    consider(outcome, progress, inspect_pair(synthetic, reference))
+    if mr is not None:
+        mr = mr if mr.grid.matches(synthetic.grid) else resample(mr, synthetic.grid)
+        outcome.volumes["mr"] = mr
+    outcome.volumes["ct"] = synthetic
+    anatomy = options.anatomy or Anatomy.HEAD
+    region = region_of(mr or synthetic, anatomy, options.head_field_mm)
+    add_mu_map(outcome, synthetic, region, options.convention)
+    compare(
+        job, outcome, mr or synthetic, reference, region, anatomy, progress.within("Comparing", 0.8)
+    )
+
+
+def compare(
+    job: JobFolder,
+    outcome: Outcome,
+    fixed: Volume,
+    reference: Volume,
+    region: Volume,
+    anatomy: Anatomy,
+    progress: Progress,
+) -> None:
+    """Bring the reference CT onto the synthetic one's grid and compare them in masks.
+
+    Nothing outside the reference's scanned field is counted.
+    """
+    options, synthetic = job.request.options, outcome.volumes["ct"]
+    if options.remove_table:
+        progress.stage("Removing the table", 0.15)
+        reference = remove_table(reference).volume
+    transform = sitk.Transform(3, sitk.sitkIdentity)
+    if options.transform is not None:
+        progress.stage("Reading the transform", 0.5)
+        transform = read_transform(options.transform)
+        outcome.registration = assess(fixed, reference, transform)
+    elif options.registration == "none" or reference.grid.matches(synthetic.grid):
+        progress.stage("Keeping the reference where it is", 0.5)
+        progress.note("The reference CT was taken to be in register: no registration was done.")
+    else:
+        outcome.registration = register_rigid(
+            fixed,
+            reference,
+            RigidOptions(threads=_threads(job.request)),
+            progress=progress.within("Registering the reference", 0.5),
+        )
+        transform = outcome.registration.transform
+        outcome.transforms["mr_to_reference"] = transform
+    progress.stage("Resampling the reference", 0.1)
+    grid = synthetic.grid
+    moved = resample(reference, grid, transform=transform, interpolator=Interpolator.BSPLINE)
+    scanned = scanned_field(reference, grid, transform)
+    outcome.volumes["reference_ct"] = moved
+    outcome.volumes["masks/scanned"] = scanned
+    masks = tissue_masks(moved, region, anatomy)
+    outcome.volumes.update(masks)
+    progress.stage("Computing the figures", 0.25)
+    outcome.evaluation = evaluate(
+        moved,
+        synthetic,
+        {name.removeprefix("masks/"): mask for name, mask in masks.items()},
+        scanned=scanned,
+        convention=options.convention,
+    )
+    outcome.volumes["difference"] = difference(moved, synthetic)
+    progress.update(1.0)
+
+
+def read_slot(job: JobFolder, slot: Slot) -> Volume:
+    """Read one input of the job."""
+    entry = job.request.inputs[slot]
+    return read_volume(job.input_path(slot), slot.role, entry.unit, series=entry.series)
+
+
+def admit(outcome: Outcome, progress: Progress, volume: Volume, tested: TestedRange | None) -> None:
+    """Let an input through the gate. Raises InputError with the first error."""
+    consider(outcome, progress, inspect(volume, tested))
+
+
+def consider(outcome: Outcome, progress: Progress, findings: tuple[Finding, ...]) -> None:
+    """Keep findings, say them, and raise InputError for the first that is an error."""
+    outcome.findings.extend(findings)
+    for finding in findings:
+        if finding.severity == Severity.ERROR:
+            raise InputError(finding.message)
+        progress.say(f"{finding.severity}: {finding.message}")
+
+
+def region_of(volume: Volume, anatomy: Anatomy, head_field_mm: float) -> Volume:
+    """Where figures are taken: the head down to ``head_field_mm`` from the vertex, or the body."""
+    if anatomy == Anatomy.BODY:
+        return body_contour(volume)
+    head, field_of_view = head_mask(volume), head_field_of_view(volume, head_field_mm)
+    inside = (head.array > 0) & (field_of_view.array > 0)
+    return head.mask(inside, Step("head_field_of_view", {"extent_mm": head_field_mm}))
+
+
+def tissue_masks(ct: Volume, region: Volume, anatomy: Anatomy) -> dict[str, Volume]:
+    """The region and, by the HU of a CT, its bone, soft tissue and air."""
+    whole, bone = ("head", "skull") if anatomy == Anatomy.HEAD else ("body", "bone")
+    return {
+        f"masks/{whole}": region,
+        f"masks/{bone}": skull_mask(ct, region),
+        "masks/soft_tissue": soft_tissue_mask(ct, region),
+        "masks/air": air_mask(ct, region),
+    }
+
+
+def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) -> None:
+    """The attenuation map on the CT's grid, checked, and mean µ by tissue and convention."""
+    mu = hu_to_mu(ct, convention)
+    check_mu_map(mu)
+    outcome.volumes["mumap"] = mu
+    tissues = {
+        "bone": skull_mask(ct, region),
+        "soft tissue": soft_tissue_mask(ct, region),
+        "air": air_mask(ct, region),
+    }
+    names = tuple(dict.fromkeys((*MU_CONVENTIONS_IN_REPORT, convention)))
+    outcome.mu_by_tissue = mean_mu_by_tissue(ct, tissues, names)
+
+
+def write_outputs(job: JobFolder, outcome: Outcome) -> None:
+    """Write volumes, transforms and figures into the outbox."""
+    inputs = {slot.value for slot in job.request.inputs}
+    for name, volume in outcome.volumes.items():
+        if name in inputs and name != "ct":
+            continue  # the user has it
+        path = job.outbox / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_volume(volume, path)
+    for name, transform in outcome.transforms.items():
+        path = job.outbox / "transforms" / f"{name}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_transform(transform, path)
+    figures = {
+        "schema_version": 1,
+        "subject": job.request.subject,
+        "evaluation": None if outcome.evaluation is None else outcome.evaluation.to_json(),
+        "mu_by_tissue_per_cm": plain(outcome.mu_by_tissue),
+    }
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    (job.outbox / "metrics.json").write_text(text, encoding="utf-8")
+
+
+def report_content(
+    request: JobRequest,
+    outcome: Outcome,
+    notes: tuple[str, ...],
+    seconds: Mapping[str, float],
+) -> ReportContent:
+    """What the report shows."""
+    raise InputError("written when the report is there")
+
+
+def result_record(
+    request: JobRequest,
+    outcome: Outcome,
+    notes: tuple[str, ...],
+    seconds: Mapping[str, float],
+    outputs: dict[str, OutputFile],
+) -> JobResult:
+    """The record that ``result.json`` holds."""
+    registration = outcome.registration
+    return JobResult(
+        subject=request.subject,
+        task=request.task,
+        model=outcome.card.name if outcome.card else None,
+        model_version=outcome.card.version if outcome.card else None,
+        outputs=outputs,
+        findings=tuple(
+            FindingRecord(severity=f.severity, rule=f.rule, subject=f.subject, message=f.message)
+            for f in outcome.findings
+        ),
+        notes=notes,
+        facts=plain(outcome.facts),
+        registration=None if registration is None else registration.facts(),
+        provenance={name: provenance_record(v) for name, v in outcome.volumes.items()},
+        timings_s={name: round(value, 2) for name, value in seconds.items()},
+        versions=software_versions(),
+    )
+
+
+class _Stopwatch:
+    """Passes events on and counts the seconds between the first events of stages."""
+
+    def __init__(self, listener: Callable[[ProgressEvent], None]) -> None:
+        self.listener = listener
+        self.seconds: dict[str, float] = {}
+        self.stage, self.since = "", time.monotonic()
+
+    def listen(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        if self.stage:
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.since
+        if not event.note:
+            self.stage = event.stage
+        self.since = now
+        self.listener(event)
+
+
+def _threads(request: JobRequest) -> int:
+    return request.options.threads or os.cpu_count() or 1
+
+
+def job_subject(path: Path) -> str:
+    """A subject name from an input file's name."""
+    name = path.name.split(".")[0]
+    kept = "".join(c if c.isalnum() or c in "_-" else "_" for c in name).strip("_-")
+    return kept[:64] or "subject"

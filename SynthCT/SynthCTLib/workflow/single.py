@@ -1,0 +1,151 @@
+"""Single steps from file to file: register, and the µ-map of a CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from SynthCTLib.errors import InputError, OutputError
+from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.gate import Severity, inspect
+from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
+from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, mu_to_pet_grid
+from SynthCTLib.progress import Progress
+from SynthCTLib.registration import (
+    AffineOptions,
+    DeformableOptions,
+    Registration,
+    RigidOptions,
+    register_affine,
+    register_deformable,
+    register_rigid,
+    write_transform,
+)
+from SynthCTLib.volume import Role, Volume
+
+KINDS = ("rigid", "affine", "deformable")
+
+
+def register_files(
+    fixed_path: Path,
+    fixed_role: Role,
+    moving_path: Path,
+    moving_role: Role,
+    kind: str,
+    output: Path,
+    *,
+    overwrite: bool,
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Register and write ``transform.h5``, ``moved.nii.gz`` and ``scanned.nii.gz`` into a folder.
+
+    Returns the facts of the registration as plain values. Raises InputError for a wrong kind or an
+    input that the gate refuses, RegistrationFailed when it did not work; then nothing is written.
+    """
+    if kind not in KINDS:
+        raise InputError(f"There is no registration {kind!r}: choose one of {', '.join(KINDS)}.")
+    names = ("transform.h5", "moved.nii.gz", "scanned.nii.gz")
+    for name in names:
+        _refuse_existing(output / name, overwrite)
+    progress.stage("Reading", 0.1)
+    fixed = _admitted(fixed_path, fixed_role, None, progress)
+    moving = _admitted(moving_path, moving_role, None, progress)
+    found = _register(fixed, moving, kind, threads, progress.within("Registering", 0.75))
+    progress.stage("Writing", 0.15)
+    cubic = Interpolator.NEAREST if moving.role == Role.MASK else Interpolator.BSPLINE
+    moved = resample(moving, fixed.grid, transform=found.transform, interpolator=cubic)
+    _folder(output)
+    write_transform(found.transform, output / names[0])
+    write_volume(moved, output / names[1])
+    write_volume(scanned_field(moving, fixed.grid, found.transform), output / names[2])
+    progress.update(1.0)
+    return found.facts()
+
+
+def _register(
+    fixed: Volume, moving: Volume, kind: str, threads: int | None, progress: Progress
+) -> Registration:
+    rigid_share = {"rigid": 1.0, "affine": 0.5, "deformable": 0.2}[kind]
+    found = register_rigid(
+        fixed,
+        moving,
+        RigidOptions(threads=threads),
+        progress=progress.within("Rigid", rigid_share),
+    )
+    if kind in ("affine", "deformable"):
+        found = register_affine(
+            fixed,
+            moving,
+            AffineOptions(threads=threads),
+            initial=found,
+            progress=progress.within("Affine", 0.5 if kind == "affine" else 0.2),
+        )
+    if kind == "deformable":
+        found = register_deformable(
+            fixed,
+            moving,
+            DeformableOptions(threads=threads),
+            initial=found,
+            progress=progress.within("Deformable", 0.6),
+        )
+    return found
+
+
+def mu_map_file(
+    ct_path: Path,
+    output: Path,
+    convention: str,
+    grid_path: Path | None,
+    fwhm_mm: float | None,
+    *,
+    series: str | None,
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    """Write the µ-map (1/cm at 511 keV) of a CT, on its own grid or on that of a PET."""
+    _refuse_existing(output, overwrite)
+    progress.stage("Reading", 0.4)
+    ct = _admitted(ct_path, Role.CT, series, progress)
+    progress.stage("Converting", 0.3)
+    mu = hu_to_mu(ct, convention)
+    if grid_path is not None:
+        pet = read_volume(grid_path, Role.PET)
+        placed = mu_to_pet_grid(mu, pet.grid, fwhm_mm)
+        if placed.uncovered_share > 0:
+            progress.note(
+                f"{placed.uncovered_share:.0%} of the PET grid lies outside the CT: µ is 0 there."
+            )
+        mu = placed.volume
+    elif fwhm_mm is not None:
+        mu = mu_to_pet_grid(mu, mu.grid, fwhm_mm).volume
+    check_mu_map(mu)
+    progress.stage("Writing", 0.3)
+    _folder(output.parent)
+    write_volume(mu, output)
+    progress.update(1.0)
+
+
+def _admitted(path: Path, role: Role, series: str | None, progress: Progress) -> Volume:
+    if not path.exists():
+        raise InputError(f"There is no file {path}: check its name.")
+    volume = read_volume(path, role, series=series)
+    for finding in inspect(volume):
+        if finding.severity == Severity.ERROR:
+            raise InputError(finding.message)
+        progress.say(f"{finding.severity}: {finding.message}")
+    return volume
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already: choose another name or add --overwrite.")
+
+
+def _folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path} cannot be made ({error.strerror}): choose another."
+        ) from error
