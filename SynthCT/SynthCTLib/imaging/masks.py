@@ -70,8 +70,9 @@ def head_mask(volume: Volume) -> Volume:
     work = _coarsen(canonical.volume.image)
     tissue, box = _cropped(_tissue(work, volume))
     spacing = work.GetSpacing()
-    tissue = without_bridges(tissue, spacing, BRIDGE_RADIUS_MM, REACH_MM)
-    head = _closed(tissue, spacing)
+    # Solid before bridges are cut: a thin scalp alone would not survive.
+    solid = without_bridges(_filled_by_slice(tissue), spacing, BRIDGE_RADIUS_MM, REACH_MM)
+    head = _closed(solid, spacing)
     whole = np.zeros(work.GetSize()[::-1], dtype=bool)
     whole[box] = largest_component(head)
     mask = canonical.volume.mask(_refine(whole, work, canonical.volume.image))
@@ -217,13 +218,13 @@ def _closed(tissue: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     inner = tuple(slice(p, -p) for p in pad)
     wide = dilated(np.pad(tissue, [(p, p) for p in pad]), spacing_mm, OPENING_RADIUS_MM)
     # Filling while the openings are shut, and within the array only, where the cut faces are.
-    wide[inner] = fill_cavities(wide[inner])
-    for axial in wide[inner]:
-        axial |= cavities(axial)
-    filled: Mask = eroded(wide, spacing_mm, OPENING_RADIUS_MM)[inner] | tissue
-    for axial in filled:
-        axial |= cavities(axial)
-    return fill_cavities(filled)
+    wide[inner] = _filled_by_slice(wide[inner])
+    return _filled_by_slice(eroded(wide, spacing_mm, OPENING_RADIUS_MM)[inner] | tissue)
+
+
+def _filled_by_slice(mask: Mask) -> Mask:
+    """The mask with its cavities and those of each axial slice: a cut need not be at an edge."""
+    return fill_cavities(np.stack([axial | cavities(axial) for axial in mask]))
 
 
 def _tissue(image: sitk.Image, volume: Volume) -> Mask:
@@ -232,9 +233,9 @@ def _tissue(image: sitk.Image, volume: Volume) -> Mask:
         volume.require_unit(Unit.HU)
         tissue = np.asarray(sitk.GetArrayViewFromImage(image) > BODY_EDGE_HU)
     else:
-        calm = sitk.Median(image, (1, 1, 1))
-        level = _mr_threshold(calm)
-        tissue = sitk.GetArrayFromImage(calm > level) > 0
+        bright = sitk.GetArrayFromImage(image > _mr_threshold(image)).astype(np.float32)
+        # The majority of 3x3x3 voxels: what a median filter before the threshold would give.
+        tissue = ndimage.uniform_filter(bright, 3, mode="nearest") > 0.5
     if not tissue.any():
         raise InputError(
             f"No body is found in the {volume.role} volume: every voxel looks like air. "
@@ -254,9 +255,11 @@ def _mr_threshold(image: sitk.Image) -> sitk.Image:
     coarse = sitk.BinShrink(image, size)
     values = sitk.GetArrayFromImage(coarse)
     low, high = (float(v) for v in np.percentile(values, (0, 99.5)))
+    if not high > low:
+        return image * 0 + low
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(sitk.Clamp(coarse, sitk.sitkFloat32, low, high))
-    bright = float(np.median(values[values > otsu.GetThreshold()])) if high > low else low
+    bright = float(np.median(values[values > otsu.GetThreshold()]))
     guess = low + MR_FIRST_SHARE * (bright - low)
     dark = values[values <= guess]
     floor = max(guess, float(dark.mean()) + MR_NOISE_SIGMAS * float(dark.std()))
