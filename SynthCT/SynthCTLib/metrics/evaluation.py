@@ -164,12 +164,11 @@ def evaluate(
     inside a mask that are not finite, and for an unknown convention.
     """
     convention_named(convention)
-    counted = {}
-    for name, mask in masks.items():
-        within = voxels_of(mask, reference, synthetic)
-        if scanned is not None:
-            within &= voxels_of(scanned, reference)
-        counted[name] = mask.mask(within)
+    field = True if scanned is None else voxels_of(scanned, reference)
+    counted = {
+        name: mask.mask(voxels_of(mask, reference, synthetic) & field)
+        for name, mask in masks.items()
+    }
     anywhere = reference.mask(_union([mask.array for mask in counted.values()]))
     rows = tuple(
         _figures(name, reference, synthetic, counted[name], masks[name], convention)
