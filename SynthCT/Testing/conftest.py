@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,3 +22,16 @@ def data_pack(request: pytest.FixtureRequest) -> Path:
     if folder is None or not folder.is_dir():
         pytest.skip("no data pack given (--data-pack DIR)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dicom_series() -> ModuleType:
+    """The module that writes synthetic DICOM series (tests cannot import one another)."""
+    path = Path(__file__).parent / "unit" / "dicom_series.py"
+    spec = importlib.util.spec_from_file_location("dicom_series", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dicom_series"] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

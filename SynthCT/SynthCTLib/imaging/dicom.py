@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 import warnings
+import zlib
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +26,10 @@ import SimpleITK as sitk
 from pydicom.errors import InvalidDicomError
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.grids import Interpolator, resample
+from SynthCTLib.imaging.slices import Header, Plane, SliceStack, evened, stack_planes, untilted
 from SynthCTLib.volume import (
     AIR_HU,
     DEFAULT_UNIT,
-    Grid,
     Provenance,
     Role,
     Source,
@@ -39,19 +40,7 @@ from SynthCTLib.volume import (
 )
 
 Array = npt.NDArray[Any]
-Header = Mapping[str, Any]
 
-# Two positions nearer than this are one: the finest slice spacing in use is 0.1 mm, and decimal
-# strings of 16 characters are good to 1e-6 mm.
-SAME_POSITION_MM = 0.01
-# Scanners round positions (0.625 mm steps written as 0.6, 1.3, 1.9): a slice this part of a
-# spacing (or 0.1 mm) off the even lattice is on it.
-LATTICE_TOLERANCE = 0.05
-ROUNDING_MM = 0.1
-# Six-digit direction cosines differ by 1e-6; 1e-3 is 0.26 mm over a head.
-SAME_DIRECTION = 1e-3
-# Gaps up to this multiple of the median are taken for a mere variation of the slice spacing.
-WIDEST_GAP = 3.0
 # 12-bit CT ends at -1024 HU; what lies below is a scanner's mark for "not reconstructed".
 LOWEST_HU = -1024.0
 
@@ -73,7 +62,6 @@ _LAYOUT = (
     "NumberOfFrames",
     "SamplesPerPixel",
     "PhotometricInterpretation",
-    "BitsStored",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -136,6 +124,18 @@ _KEPT = (
     "SUVType",
     "CorrectedImage",
     "DecayCorrection",
+)
+# What pydicom raises on damaged files.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    EOFError,
+    OSError,
+    struct.error,
+    zlib.error,
 )
 _READ = sorted({*_FUNCTIONAL_GROUPS, *_LISTED, *_LAYOUT, *_TRAITS, *_KEPT})
 
@@ -294,12 +294,11 @@ def read_series(series: DicomSeries, role: Role | None = None, unit: Unit | None
     unit, steps = _unit_of(series, role, unit, top)
     pixels = _Pixels()
     planes = [plane for file in files for plane in _planes_of(file, series)]
-    stack, dropped = _stack_of(planes, series, pixels)
-    steps += dropped
+    stack, dropped = stack_planes(planes, series.title, pixels.difference)
     array, scaling = _values(stack, series, pixels)
-    steps += scaling
+    steps = [*steps, *dropped, *scaling]
     if stack.is_uneven:
-        array, stack, step = _evened(array, stack, series)
+        array, stack, step = evened(array, stack, series.title)
         steps.append(step)
     image = sitk.GetImageFromArray(array)
     del array
@@ -309,20 +308,38 @@ def read_series(series: DicomSeries, role: Role | None = None, unit: Unit | None
     image.SetDirection(grid.direction)
     volume = Volume(image, role, unit, Provenance(_sources(series, files, stack), tuple(steps)))
     if stack.is_tilted:
-        volume = _untilted(volume, stack, series)
+        outside = AIR_HU if series.modality == "CT" else 0.0
+        volume = untilted(volume, stack, series.title, outside)
     tags = {k: _plain(top[k]) for k in _KEPT if k in top} | {"SourceFolder": str(series.folder)}
     return replace(volume, provenance=replace(volume.provenance, tags=tags))
 
 
-@contextmanager
-def without_itk_warnings() -> Iterator[None]:
-    """ITK and GDCM print no warnings inside; what goes wrong is raised."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+class _Silence:
+    """ITK's switch for warnings is one for the process: off while anyone reads or writes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = True
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._before = sitk.ProcessObject.GetGlobalWarningDisplay()
+                sitk.ProcessObject.SetGlobalWarningDisplay(False)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    sitk.ProcessObject.SetGlobalWarningDisplay(self._before)
+
+
+without_itk_warnings = _Silence()
+"""ITK and GDCM print no warnings inside ``with without_itk_warnings()``; failures are raised."""
 
 
 # --- files and their headers ---------------------------------------------------------------
@@ -372,10 +389,13 @@ class _File:
             return None
         except PermissionError as error:
             raise InputError(f"{path} cannot be read: check its permissions.") from error
-        except (ValueError, TypeError, KeyError, EOFError, OSError, struct.error) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 f"The DICOM file {path} is damaged: copy it again or remove it."
             ) from error
+        stored_as = pydicom.uid.UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        if not stored_as or (stored_as.name.endswith("Image Storage") and "Rows" not in top):
+            raise InputError(f"The DICOM file {path} is cut off: copy it again or remove it.")
         return _File(path, top, tuple(frames) or (top,))
 
     @property
@@ -423,7 +443,7 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     """A DICOM value as plain JSON."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
         return int(value)
@@ -507,26 +527,10 @@ def _unit_of(
     return Unit.ARBITRARY, [Step("take_as_arbitrary", {"units": said, "note": note})]
 
 
-# --- geometry ------------------------------------------------------------------------------
+# --- slices -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Plane:
-    """One slice: where it lies (LPS mm), how its stored values become real ones."""
-
-    path: Path
-    frame: int
-    position: npt.NDArray[np.float64]
-    orientation: npt.NDArray[np.float64]  # unit vectors along a row, then along a column
-    spacing: tuple[float, float]  # mm along a row, then along a column
-    shape: tuple[int, int]  # rows, columns
-    slope: float
-    intercept: float
-    thickness: float | None
-    header: Header
-
-
-def _planes_of(file: _File, series: DicomSeries) -> Iterator[_Plane]:
+def _planes_of(file: _File, series: DicomSeries) -> Iterator[Plane]:
     top = file.top
     if int(top.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in str(
         top.get("PhotometricInterpretation")
@@ -551,7 +555,7 @@ def _planes_of(file: _File, series: DicomSeries) -> Iterator[_Plane]:
         if not (spacing > 0).all():
             raise InputError(f"Pixel Spacing of {file.path} is not positive: export it again.")
         thickness = header.get("SliceThickness")
-        yield _Plane(
+        yield Plane(
             path=file.path,
             frame=frame,
             position=_numbers(header, "ImagePositionPatient", 3, file),
@@ -579,242 +583,6 @@ def _numbers(header: Header, keyword: str, count: int, file: _File) -> npt.NDArr
     return values
 
 
-@dataclass(frozen=True, eq=False)
-class _Stack:
-    """Slices in order along their normal, one at each place."""
-
-    planes: tuple[_Plane, ...]
-    axes: npt.NDArray[np.float64]  # columns: along a row, along a column, normal
-    heights: npt.NDArray[np.float64]  # mm along the normal, from the first slice
-    shear: npt.NDArray[np.float64]  # in-plane mm (LPS vector) gained for each mm of height
-
-    @property
-    def spacing(self) -> float:
-        return float(self.heights[-1] / (len(self.heights) - 1))
-
-    @property
-    def is_uneven(self) -> bool:
-        even = np.linspace(0.0, self.heights[-1], len(self.heights))
-        allowed = max(LATTICE_TOLERANCE * self.spacing, min(ROUNDING_MM, self.spacing / 4))
-        return bool(np.abs(self.heights - even).max() > allowed)
-
-    @property
-    def shift(self) -> npt.NDArray[np.float64]:
-        """LPS mm by which the last slice lies beside the first."""
-        shift: npt.NDArray[np.float64] = self.shear * self.heights[-1]
-        return shift
-
-    @property
-    def is_tilted(self) -> bool:
-        return bool(np.linalg.norm(self.shift) > ROUNDING_MM)
-
-    @property
-    def upright_grid(self) -> Grid:
-        """The grid of the stack if every slice lay straight above the first."""
-        first = self.planes[0]
-        rows, columns = first.shape
-        x, y, z = (float(p) for p in first.position)
-        return Grid(
-            (columns, rows, len(self.heights)),
-            (*first.spacing, self.spacing),
-            (x, y, z),
-            tuple(float(v) for v in self.axes.ravel()),
-        )
-
-
-def _stack_of(
-    planes: list[_Plane], series: DicomSeries, pixels: _Pixels
-) -> tuple[_Stack, list[Step]]:
-    """Order the slices; drop copies; refuse what is not one straight stack without holes."""
-    first = planes[0]
-    if any(np.abs(p.orientation - first.orientation).max() > SAME_DIRECTION for p in planes):
-        raise InputError(
-            f"The slices of the {series.title} have different orientations: "
-            "give a series of parallel slices (this one may be a scout)."
-        )
-    layouts = sorted({(*p.shape, *np.round(p.spacing, 4)) for p in planes})
-    if len(layouts) > 1:
-        shown = " and ".join(f"{r} x {c} at {x:g} x {y:g} mm" for r, c, x, y in layouts[:2])
-        raise InputError(
-            f"The slices of the {series.title} differ in size or pixel spacing ({shown}): "
-            "export a series of equal slices."
-        )
-    axes = _axes(first.orientation)
-    normal = axes[:, 2]
-    planes = sorted(planes, key=lambda p: (float(p.position @ normal), str(p.path), p.frame))
-    planes, steps = _without_copies(planes, normal, series, pixels)
-    if len(planes) < 2:
-        raise InputError(
-            f"The {series.title} has one slice and a volume needs several: "
-            "give the folder with the whole series."
-        )
-    offsets = np.array([p.position - planes[0].position for p in planes])
-    heights = offsets @ normal
-    _require_no_hole(planes, heights, series)
-    sideways = offsets - np.outer(heights, normal)
-    shear = sideways.T @ heights / (heights @ heights)
-    strayed = float(np.abs(sideways - np.outer(heights, shear)).max())
-    if strayed > max(ROUNDING_MM, LATTICE_TOLERANCE * min(first.spacing)):
-        raise InputError(
-            f"The slices of the {series.title} do not lie on a straight line (up to "
-            f"{strayed:.1f} mm aside): export a series of slices stacked in one direction."
-        )
-    return _Stack(tuple(planes), axes, heights, shear), steps
-
-
-def _axes(orientation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Columns: unit vectors along a row, along a column, and their cross product."""
-    row = orientation[:3] / np.linalg.norm(orientation[:3])
-    column = orientation[3:] - (orientation[3:] @ row) * row
-    column /= np.linalg.norm(column)
-    return np.column_stack([row, column, np.cross(row, column)])
-
-
-def _without_copies(
-    planes: list[_Plane], normal: npt.NDArray[np.float64], series: DicomSeries, pixels: _Pixels
-) -> tuple[list[_Plane], list[Step]]:
-    """One plane a place. Raises InputError where images at one place differ."""
-    kept = planes[:1]
-    for plane in planes[1:]:
-        offset = plane.position - kept[-1].position
-        if abs(offset @ normal) > SAME_POSITION_MM:
-            kept.append(plane)
-            continue
-        if np.linalg.norm(offset) > SAME_POSITION_MM:
-            raise InputError(
-                f"The {series.title} has slices that lie side by side in one plane: "
-                "export each stack as its own series."
-            )
-        if not _same_values(kept[-1], plane, pixels):
-            raise InputError(
-                f"The {series.title} has several different images at one position, which "
-                f"{_difference(kept[-1], plane)}: export one set of them as its own series."
-            )
-    copies = len(planes) - len(kept)
-    if not copies:
-        return kept, []
-    note = f"{copies} slices of the {series.title} were identical copies of others and left out."
-    return kept, [Step("drop_copied_slices", {"count": copies, "note": note})]
-
-
-def _same_values(a: _Plane, b: _Plane, pixels: _Pixels) -> bool:
-    return (a.slope, a.intercept) == (b.slope, b.intercept) and np.array_equal(
-        pixels.stored(a), pixels.stored(b)
-    )
-
-
-def _difference(a: _Plane, b: _Plane) -> str:
-    for keyword in _TRAITS:
-        one, other = (str(p.header.get(keyword, "none")) for p in (a, b))
-        if one != other:
-            return f"differ in {keyword} ({one} and {other})"
-    return "no known tag tells apart"
-
-
-def _require_no_hole(
-    planes: list[_Plane], heights: npt.NDArray[np.float64], series: DicomSeries
-) -> None:
-    gaps = np.diff(heights)
-    usual = float(np.median(gaps))
-    missing, first = 0, None
-    for i, gap in enumerate(gaps):
-        times = gap / usual
-        thick = [t for t in (planes[i].thickness, planes[i + 1].thickness) if t is not None]
-        # Old head CTs step 5 mm through the skull base and 10 mm above, with slices as thick:
-        # what is covered by the slices' own thickness is not missing.
-        covered = len(thick) == 2 and sum(thick) / 2 >= 0.9 * gap
-        if round(times) >= 2 and abs(times - round(times)) <= 0.1 * times and not covered:
-            missing += round(times) - 1
-            if first is None:
-                step = (planes[i + 1].position - planes[i].position) / round(times)
-                first = planes[i].position + step
-    if first is not None:
-        at = ", ".join(f"{v:.1f}" for v in first)
-        raise InputError(
-            f"{missing} of {len(planes) + missing} slices are missing from the {series.title}, "
-            f"the first at Image Position ({at}) mm: copy the whole series again."
-        )
-    if gaps.max() > WIDEST_GAP * usual:
-        raise InputError(
-            f"The slices of the {series.title} are up to {gaps.max():.1f} mm apart where "
-            f"{usual:.1f} mm is usual: give a series with even slices."
-        )
-
-
-def _evened(
-    array: Array, stack: _Stack, series: DicomSeries
-) -> tuple[npt.NDArray[np.float32], _Stack, Step]:
-    """Slices at even heights, interpolated linearly between their two neighbours."""
-    gaps = np.diff(stack.heights)
-    count = max(2, 1 + round(float(stack.heights[-1] / np.median(gaps))))
-    even = np.linspace(0.0, stack.heights[-1], count)
-    below = np.clip(np.searchsorted(stack.heights, even, side="right") - 1, 0, len(gaps) - 1)
-    weight = ((even - stack.heights[below]) / gaps[below]).astype(np.float32)
-    result = np.empty((count, *array.shape[1:]), np.float32)
-    for out, i, w in zip(result, below, weight, strict=True):
-        np.multiply(array[i], 1 - w, out=out)
-        out += w * array[i + 1]
-    note = (
-        f"The slices of the {series.title} lie {gaps.min():.2f} to {gaps.max():.2f} mm apart: "
-        f"{count} slices every {even[1]:.2f} mm were interpolated from them."
-    )
-    settings = {
-        "gaps_mm": [float(gaps.min()), float(gaps.max())],
-        "spacing_mm": float(even[1]),
-        "interpolator": "linear",
-        "note": note,
-    }
-    return result, replace(stack, heights=even), Step("even_slices", settings)
-
-
-def _untilted(volume: Volume, stack: _Stack, series: DicomSeries) -> Volume:
-    """The sheared stack on an orthogonal grid that holds all of it.
-
-    The slices stay where they are and are only shifted within their planes, so nothing is
-    interpolated across them.
-    """
-    upright = stack.upright_grid
-    in_plane = (stack.axes[:, :2].T @ stack.shift) / np.asarray(upright.spacing_mm[:2])
-    before = np.floor(np.minimum(in_plane, 0.0) + 1e-6).astype(int)
-    after = np.ceil(np.maximum(in_plane, 0.0) - 1e-6).astype(int)
-    start = upright.index_to_world @ [*before, 0, 1]
-    grid = replace(
-        upright,
-        size=(
-            upright.size[0] + int(after[0] - before[0]),
-            upright.size[1] + int(after[1] - before[1]),
-            upright.size[2],
-        ),
-        origin_mm=(float(start[0]), float(start[1]), float(start[2])),
-    )
-    to_upright = sitk.AffineTransform(3)
-    to_upright.SetCenter(upright.origin_mm)
-    to_upright.SetMatrix((np.eye(3) - np.outer(stack.shear, stack.axes[:, 2])).ravel().tolist())
-    outside = AIR_HU if series.modality == "CT" else 0.0
-    moved = resample(
-        volume, grid, transform=to_upright, interpolator=Interpolator.LINEAR, outside=outside
-    )
-    degrees = float(np.degrees(np.arctan(np.linalg.norm(stack.shear))))
-    note = (
-        f"The slices of the {series.title} are tilted by {degrees:.1f} degrees against their "
-        "direction of travel: they were resampled onto an upright grid."
-    )
-    return replace(
-        moved,
-        provenance=volume.provenance.with_step(
-            Step(
-                "untilt",
-                {
-                    "tilt_degrees": degrees,
-                    "interpolator": "linear",
-                    "outside": outside,
-                    "note": note,
-                },
-            )
-        ),
-    )
-
-
 # --- values --------------------------------------------------------------------------------
 
 
@@ -826,7 +594,7 @@ class _Pixels:
         self._frames: Array = np.empty(0)
         self._is_rescaled = False
 
-    def stored(self, plane: _Plane) -> Array:
+    def stored(self, plane: Plane) -> Array:
         """Values as stored, shape (rows, columns); see ``is_rescaled``."""
         self._load(plane.path)
         if self._frames[plane.frame : plane.frame + 1].shape[1:] != plane.shape:
@@ -834,7 +602,18 @@ class _Pixels:
         values: Array = self._frames[plane.frame]
         return values
 
-    def is_rescaled(self, plane: _Plane) -> bool:
+    def difference(self, one: Plane, other: Plane) -> str | None:
+        """What tells two images apart, None when their values are equal."""
+        same_scale = (one.slope, one.intercept) == (other.slope, other.intercept)
+        if same_scale and np.array_equal(self.stored(one), self.stored(other)):
+            return None
+        for keyword in _TRAITS:
+            values = [str(plane.header.get(keyword, "none")) for plane in (one, other)]
+            if values[0] != values[1]:
+                return f"differ in {keyword} ({values[0]} and {values[1]})"
+        return "no known tag tells apart"
+
+    def is_rescaled(self, plane: Plane) -> bool:
         """Whether slope and intercept are already applied (GDCM does so, pydicom does not)."""
         self._load(plane.path)
         return self._is_rescaled
@@ -848,7 +627,7 @@ class _Pixels:
                 dataset = pydicom.dcmread(path)
                 compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
                 frames, rescaled = _decoded(dataset, path, compressed=compressed)
-        except (ValueError, TypeError, KeyError, EOFError, OSError, AttributeError) as error:
+        except (*_UNREADABLE, RuntimeError) as error:
             raise _damaged(path) from error
         self._frames = frames if frames.ndim == 3 else frames[np.newaxis]
         self._path, self._is_rescaled = path, rescaled
@@ -883,16 +662,14 @@ def _damaged(path: Path) -> InputError:
 
 
 def _values(
-    stack: _Stack, series: DicomSeries, pixels: _Pixels
+    stack: SliceStack, series: DicomSeries, pixels: _Pixels
 ) -> tuple[npt.NDArray[np.int16] | npt.NDArray[np.float32], list[Step]]:
     """Real-world values, shape (slices, rows, columns), int16 where exact, else float32."""
-    first = stack.planes[0]
-    dtype = np.int16 if all(_fits_int16(p) for p in stack.planes) else np.float32
-    result = np.empty((len(stack.planes), *first.shape), dtype)
+    slices: list[Array] = []
     is_ct = series.modality == "CT"
     padded = raised = 0
     tissue_padding: float | None = None
-    for out, plane in zip(result, stack.planes, strict=True):
+    for plane in stack.planes:
         stored = pixels.stored(plane)
         scale = 1.0 if pixels.is_rescaled(plane) else plane.slope
         shift = 0.0 if pixels.is_rescaled(plane) else plane.intercept
@@ -908,7 +685,7 @@ def _values(
         if is_ct:
             raised += int((values < LOWEST_HU).sum())
             np.maximum(values, LOWEST_HU, out=values)
-        out[:] = values
+        slices.append(values.astype(np.int16 if _is_int16(values) else np.float32))
     steps = []
     if padded:
         settings = {"voxels": padded, "value": AIR_HU}
@@ -921,25 +698,16 @@ def _values(
             "has too: it was left as it is."
         )
         steps.append(Step("keep_padding", {"value": tissue_padding, "note": note}))
-    return result, steps
+    return np.stack(slices), steps
 
 
-def _fits_int16(plane: _Plane) -> bool:
-    if "BitsStored" not in plane.header:  # float pixel data
-        return False
-    bits, signed = int(plane.header["BitsStored"]), plane.header.get("PixelRepresentation") == 1
-    low = -(2 ** (bits - 1)) if signed else 0
-    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+def _is_int16(values: npt.NDArray[np.float64]) -> bool:
     limits = np.iinfo(np.int16)
-    return (
-        plane.slope == 1.0
-        and plane.intercept.is_integer()
-        and low + plane.intercept >= limits.min
-        and high + plane.intercept <= limits.max
-    )
+    inside = limits.min <= values.min() and values.max() <= limits.max
+    return bool(inside and (np.rint(values) == values).all())
 
 
-def _padding_hu(plane: _Plane) -> tuple[float, float] | None:
+def _padding_hu(plane: Plane) -> tuple[float, float] | None:
     """The range of values that means "not reconstructed", lowest first."""
     if "PixelPaddingValue" not in plane.header:
         return None
@@ -954,7 +722,7 @@ def _padding_hu(plane: _Plane) -> tuple[float, float] | None:
     return low, high
 
 
-def _sources(series: DicomSeries, files: Sequence[_File], stack: _Stack) -> tuple[Source, ...]:
+def _sources(series: DicomSeries, files: Sequence[_File], stack: SliceStack) -> tuple[Source, ...]:
     in_order = list(dict.fromkeys(plane.path for plane in stack.planes))
     left_out = [file.path for file in files if file.path not in set(in_order)]
     hashes = "".join(sha256_of(path) for path in (*in_order, *left_out))

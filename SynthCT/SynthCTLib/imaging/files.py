@@ -65,7 +65,7 @@ _OTHER_TYPES = {
 _SHEAR = 1e-3
 # Beyond this distance the two geometries of a NIfTI header are two, not one rounded twice.
 _FORMS_AGREE_MM = 0.1
-_KEEP_TYPE = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkFloat32)
+_SMALL = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16)
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 # NIfTI has 79 characters for a description, the other formats any key; ITK maps this one to both.
 _NOTES_KEY = "ITK_FileNotes"
@@ -80,8 +80,8 @@ def read_volume(
 
     NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) and DICOM. The unit is the
     one given, else what DICOM tags or SynthCT's own note in the header say, else the role's
-    default. ``series`` names one of several DICOM series by its UID or modality. Integers of 8
-    and 16 bits keep their type, everything else becomes float32; a mask becomes uint8, 0 and 1.
+    default. ``series`` names one of several DICOM series by its UID or modality. Values are int16
+    where the file has small integers, else float32; those of a mask are uint8, 0 and 1.
 
     What was done to the image or assumed about it is in the provenance; see ``reading_notes``.
     Raises InputError, in one sentence, for whatever is not one sound, three-dimensional, scalar,
@@ -100,8 +100,11 @@ def read_volume(
     _require_content(volume, path)
     if role == Role.MASK:
         return _as_mask(volume, path)
-    if volume.image.GetPixelID() not in _KEEP_TYPE:
-        volume = replace(volume, image=sitk.Cast(volume.image, sitk.sitkFloat32))
+    # Unsigned types would wrap round in differences.
+    small = volume.image.GetPixelID() in _SMALL and volume.array.max() <= np.iinfo(np.int16).max
+    kind = sitk.sitkInt16 if small else sitk.sitkFloat32
+    if volume.image.GetPixelID() != kind:
+        volume = replace(volume, image=sitk.Cast(volume.image, kind))
         _require_content(volume, path)  # a double beyond the range of float32 is infinite now
     return volume
 
@@ -432,7 +435,7 @@ def _inspect_nifti(path: Path) -> _Inspected:
         place=(
             _triple(spacing * scale),
             _triple(affine[:3, 3] * scale),
-            tuple(float(v) for v in direction.ravel()),
+            tuple(float(v) + 0.0 for v in direction.ravel()),  # no -0
         ),
         steps=steps,
     )
