@@ -31,7 +31,7 @@ class PhantomOptions:
     contrast: Contrast = Contrast.T1
     texture: float = 1.0
     mr_blur_mm: float = 1.2
-    mr_noise: float = 0.02
+    mr_noise: float = 0.015
     mr_bias: float = 0.10
     hu_spread: float = 1.0
     ct_blur_mm: float = 1.0

@@ -21,9 +21,12 @@ _SCALP_FAT_MM = 4.0
 _SCALP_FAT_SD_MM = 1.2
 _SCALP_FAT_FWHM_MM = 25.0  # over which its thickness varies
 _SKIN_FWHM_MM = 7.0
-# Between the muscles: a fifth of the deep soft tissue, in patches of a few millimetres.
-_DEEP_FAT_FWHM_MM = 6.0
-_DEEP_FAT_THRESHOLD = 0.84  # upper fifth of a normal distribution
+# Between the muscles: sheets of 2 mm (a field near zero) and lobules (a field far above it), each
+# about a tenth of the deep soft tissue.
+_SHEET_FWHM_MM = 14.0
+_SHEET_BELOW = 0.12
+_LOBULE_FWHM_MM = 6.0
+_LOBULE_ABOVE = 1.3
 # The orbit is filled with fat: soft tissue within about 10 mm of the eye, its muscles and nerve.
 _ORBIT_FWHM_MM = 12.0
 _ORBIT_SHARE = 0.12
@@ -34,6 +37,8 @@ _DIPLOE_SHARE_SD = 0.05
 
 _COARSE_TEXTURE_FWHM_MM = 15.0
 _FINE_TEXTURE_FWHM_MM = 2.5
+_MR_FINE_SHARE = 0.5  # of the variance
+_CT_FINE_SHARE = 0.15  # a real skull is smooth in CT
 _BIAS_FWHM_MM = 120.0
 _RANDOM_TEXTURE = 0.08  # largest within-tissue spread under random contrast
 
@@ -61,14 +66,15 @@ def tissues_of(labels: Tensor) -> Tensor:
 def compose(tissues: Tensor, spacing_mm: Triple, generator: torch.Generator) -> Tensor:
     """Divide soft tissue into muscle and fat, and thick cortical bone into compact and spongy.
 
-    Fat lies under the skin, in the orbit and in patches between the muscles.
+    Fat lies under the skin, in the orbit and in sheets and lobules between the muscles.
     """
     composed = tissues.clone()
     soft = tissues == Tissue.MUSCLE
     if soft.any():
         fat = _under_skin(tissues, spacing_mm, generator)
-        deep = smooth_field(tissues.shape, _DEEP_FAT_FWHM_MM, spacing_mm, generator)
-        fat |= deep > _DEEP_FAT_THRESHOLD
+        fat |= smooth_field(tissues.shape, _LOBULE_FWHM_MM, spacing_mm, generator) > _LOBULE_ABOVE
+        sheets = smooth_field(tissues.shape, _SHEET_FWHM_MM, spacing_mm, generator)
+        fat |= sheets.abs_() < _SHEET_BELOW
         orbit = _any_of(tissues, Tissue.EYE, Tissue.EYE_MUSCLE, Tissue.OPTIC_NERVE)
         fat |= blur(orbit, _ORBIT_FWHM_MM, spacing_mm) > _ORBIT_SHARE
         composed[soft & fat] = int(Tissue.FAT)
@@ -92,7 +98,7 @@ def render_mr(
     means, spreads = _signal_tables(tissues, options, generator)
     signal = _by_tissue(means, tissues)
     if options.texture:
-        texture = _texture(tissues, spacing_mm, generator)
+        texture = _texture(tissues, spacing_mm, _MR_FINE_SHARE, generator)
         signal.addcmul_(texture, _by_tissue(spreads, tissues), value=options.texture)
         signal.clamp_(min=0)
     signal = blur(signal, options.mr_blur_mm, spacing_mm)
@@ -116,7 +122,7 @@ def render_ct(
     means, spreads = _tables(tissues.device, "hu", "hu_sd")
     hu = _by_tissue(means, tissues)
     if options.hu_spread:
-        texture = _texture(tissues, spacing_mm, generator)
+        texture = _texture(tissues, spacing_mm, _CT_FINE_SHARE, generator)
         hu.addcmul_(texture, _by_tissue(spreads, tissues), value=options.hu_spread)
     hu = blur(hu, options.ct_blur_mm, spacing_mm)
     if options.ct_noise_hu:
@@ -140,11 +146,13 @@ def _under_skin(tissues: Tensor, spacing_mm: Triple, generator: torch.Generator)
     return blur(_any_of(tissues, Tissue.SKIN), _SKIN_FWHM_MM, spacing_mm) > at_depth
 
 
-def _texture(tissues: Tensor, spacing_mm: Triple, generator: torch.Generator) -> Tensor:
-    """Field of variance 1, half of it in coarse and half in fine structure."""
+def _texture(
+    tissues: Tensor, spacing_mm: Triple, fine_share: float, generator: torch.Generator
+) -> Tensor:
+    """Field of variance 1, ``fine_share`` of it in fine structure and the rest in coarse."""
     coarse = smooth_field(tissues.shape, _COARSE_TEXTURE_FWHM_MM, spacing_mm, generator)
     fine = smooth_field(tissues.shape, _FINE_TEXTURE_FWHM_MM, spacing_mm, generator)
-    return coarse.add_(fine).mul_(0.5**0.5)
+    return coarse.mul_((1 - fine_share) ** 0.5).add_(fine, alpha=fine_share**0.5)
 
 
 def _signal_tables(
