@@ -18,8 +18,8 @@ import numpy as np
 
 from SynthCTLib.cli.screen import default_cache_folder
 from SynthCTLib.imaging.bias import correct_bias
-from SynthCTLib.imaging.files import read_volume
-from SynthCTLib.metrics import MaskFigures, evaluate
+from SynthCTLib.imaging.files import read_label_map
+from SynthCTLib.metrics.evaluation import MaskFigures, evaluate
 from SynthCTLib.phantom import PhantomOptions, PhantomPair, clean_labels, make_pair
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer
@@ -36,7 +36,7 @@ MODELS = ("uniform-body", "atlas-affine", "atlas-deformable", "atlas-fusion")
 
 def held_out_pairs(pack: Path) -> Iterator[tuple[str, PhantomPair]]:
     for index, name in enumerate(HELD_OUT):
-        labels = clean_labels(read_volume(pack / "labels" / f"{name}.nii.gz", Role.MASK))
+        labels = clean_labels(read_label_map(pack / "labels" / f"{name}.nii.gz"))
         yield name, make_pair(labels, PhantomOptions(), seed=SEED + index)
 
 
@@ -46,8 +46,7 @@ def figures(pair: PhantomPair, mr: Volume, made: Synthesis) -> tuple[MaskFigures
     result = evaluate(
         pair.ct, made.volume, {"head": masks["masks/head"], "skull": masks["masks/skull"]}
     )
-    by_name = {row.mask: row for row in result.rows}
-    return by_name["head"], by_name["skull"]
+    return result.row("head"), result.row("skull")
 
 
 def machine() -> Machine:
@@ -62,8 +61,8 @@ def row(name: str, values: list[tuple[MaskFigures, MaskFigures]], seconds: list[
     skull = [v[1] for v in values]
     return (
         f"| {name} | {mean_sd([h.mae_hu for h in head], 1)} | "
-        f"{mean_sd([s.mae_hu for s in skull], 0)} | {mean_sd([h.jaccard for h in head], 3)} | "
-        f"{mean_sd([h.dice for h in head], 3)} | {mean_sd([h.mu_rmae_percent for h in head], 2)} | "
+        f"{mean_sd([s.mae_hu for s in skull], 0)} | {mean_sd([h.jaccard_bone for h in head], 3)} | "
+        f"{mean_sd([h.dice_bone for h in head], 3)} | {mean_sd([h.mu_rmae_percent for h in head], 2)} | "
         f"{mean_sd([h.ssim for h in head], 3)} | {np.median(seconds) / REFERENCE[0]:.2f} |"
     )
 

@@ -242,7 +242,7 @@ def _sampled(image: sitk.Image, grid: Grid, interpolator: int) -> sitk.Image:
 # muscle 0.096 to 0.101; dense cortical bone 0.17 (ICRU 44 compositions), enamel and the petrous
 # bone, by the steepest convention, up to 0.25.
 _SOFT_TISSUE_PER_CM = (0.080, 0.110)
-_DENSEST_PER_CM = (0.10, 0.25)
+_DENSEST_PER_CM = 0.25
 _METAL_SHARE = 1e-3  # of the voxels above 0: fillings and implants may exceed the densest bone
 _NEGATIVE_TOLERANCE_PER_CM = 1e-4  # the undershoot of an interpolation
 _AIR_HU_LIMIT = -100.0  # nothing but a CT number is this negative
@@ -254,8 +254,8 @@ def check_mu_map(mu: Volume) -> None:
 
     Checked are the unit, that values are finite and none below 0, that the commonest value of
     soft tissue lies in 0.080 to 0.110 and the densest voxels (all but the top 0.1 %, for metal)
-    reach 0.10 and stay below 0.25. A µ-map in 1/mm, one stored as integers, and a CT given as a
-    µ-map are recognised and named.
+    stay below 0.25. A map without bone is accepted: segmented MR correction makes such. A µ-map in
+    1/mm, one stored as integers, and a CT given as a µ-map are recognised and named.
     """
     mu.require_unit(Unit.PER_CM)
     values = mu.array
@@ -296,11 +296,10 @@ def check_mu_map(mu: Volume) -> None:
             f"The soft tissue of the µ-map is at {soft:.4g} 1/cm and belongs near "
             f"{MU_WATER_PER_CM:g}: give attenuation at 511 keV in 1/cm."
         )
-    if not _within(densest, _DENSEST_PER_CM):
+    if densest > _DENSEST_PER_CM:
         raise InputError(
-            f"The densest tissue of the µ-map is at {densest:.4f} 1/cm and bone belongs between "
-            f"{_DENSEST_PER_CM[0]:g} and {_DENSEST_PER_CM[1]:g}: give the µ-map of a patient, "
-            "with bone, at 511 keV."
+            f"The densest tissue of the µ-map is at {densest:.4f} 1/cm and bone stays below "
+            f"{_DENSEST_PER_CM:g}: give the µ-map of a patient at 511 keV."
         )
 
 

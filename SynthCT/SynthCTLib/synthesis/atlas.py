@@ -126,7 +126,10 @@ class AtlasSynthesizer:
         hu, spread, covered = mixture.result(enough)
         answer = Synthesis(
             *self._on_input_grid(canonical, head, mr, hu, spread, covered),
-            {"atlases": facts, "template_quality": affine.quality},
+            {
+                "atlases": facts,
+                "template_mutual_information": round(affine.quality.mutual_information, 4),
+            },
         )
         progress.update(1.0)
         return answer
@@ -170,8 +173,9 @@ class AtlasSynthesizer:
         facts = {
             "name": atlas.name,
             "kind": registered.kind,
-            "quality": registered.quality,
-            "overlap": registered.overlap,
+            "mutual_information": round(registered.quality.mutual_information, 4),
+            "overlap": round(registered.quality.overlap, 4),
+            "converged": registered.converged,
         }
         return _Warped(ct.array, weight, known, facts)
 

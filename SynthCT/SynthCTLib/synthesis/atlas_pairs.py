@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from SynthCTLib import __version__
 from SynthCTLib.errors import MissingModel, OutputError
-from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.files import read_label_map, read_volume, write_volume
+from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.phantom import PhantomOptions, clean_labels, make_pair
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
@@ -27,9 +27,10 @@ from SynthCTLib.registration import (
 )
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis.registry import Machine
-from SynthCTLib.volume import Grid, Role, Volume, sha256_of
+from SynthCTLib.volume import Role, Volume, sha256_of
 
 PHANTOM_SEED = 20
+SKIN = 511  # label of the maps that ship
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ def _open_pair(name: str, machine: Machine, progress: Progress) -> _Pair:
     if files and all(file.is_file() for file in files.values()):
         volumes = {part: read_volume(files[part], role) for part, role in roles.items()}
         return _Pair(name, key, **volumes)
-    labels = clean_labels(read_volume(path, Role.MASK))
+    labels = clean_labels(read_label_map(path))
     pair = make_pair(labels, options, seed=PHANTOM_SEED, device=machine.device)
     volumes = {
         "mr": _as_int16(pair.mr, 1000.0 / float(np.percentile(pair.mr.array, 99.9))),
         "ct": _as_int16(pair.ct, 1.0),
-        "known": labels.mask(known_region(labels.array > 0, labels.grid)),
+        "known": known_region(labels),
     }
     if files:
         _keep(files, volumes, progress)
@@ -147,23 +148,18 @@ def _from_template(
     return affine.transform
 
 
-def known_region(tissue: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:
-    """Where a head label map knows what is there, shape (z, y, x) as the map.
+def known_region(labels: Volume) -> Volume:
+    """Where a head label map knows what is there: a mask on its grid.
 
-    The maps end at a cut through neck or face and hold 0 beyond it, as in air. Known are: tissue,
-    the cavities in it, and air that has no tissue above it, down to the lowest tissue. Air below
-    tissue (under the chin, below the cut) counts as unknown: the two cannot be told apart.
+    The maps end at a cut through neck or face and hold 0 beyond it, as in air. A lower surface of
+    skin is a real one, with air below it; any other is a cut, and what lies below it is not known.
     """
-    labels = sitk.GetImageFromArray(tissue.astype(np.uint8))
-    labels.SetDirection(grid.direction)
-    upright = sitk.DICOMOrient(labels, "LPS")
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
-    solid = sitk.GetArrayFromImage(upright) > 0  # z runs to superior
-    above = np.logical_or.accumulate(solid[::-1], axis=0)[::-1]  # tissue here or higher up
-    below = np.logical_or.accumulate(solid, axis=0)  # tissue here or lower down
-    lowest = int(np.argmax(solid.any(axis=(1, 2))))
-    known = (above & below) | ~above
-    known[:lowest] = False
-    made = sitk.GetImageFromArray(known.astype(np.uint8))
-    made.CopyInformation(upright)
-    return sitk.GetArrayFromImage(sitk.DICOMOrient(made, code)) > 0
+    upright = to_lps(labels)
+    label = upright.volume.array  # z runs to superior
+    tissue = label > 0
+    covered_below = np.logical_or.accumulate(tissue, axis=0)  # tissue here or lower down
+    lowest = np.take_along_axis(label, tissue.argmax(axis=0)[None], axis=0)
+    cut = tissue.any(axis=0) & (lowest[0] != SKIN)
+    known = covered_below | ~cut
+    known[: int(tissue.any(axis=(1, 2)).argmax())] = False
+    return upright.restore(upright.volume.mask(known))

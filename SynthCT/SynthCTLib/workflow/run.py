@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,25 @@ from SynthCTLib.imaging.masks import (
     soft_tissue_mask,
 )
 from SynthCTLib.imaging.table import remove_table
-from SynthCTLib.metrics import Evaluation, difference, evaluate
-from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, mean_mu_by_tissue
+from SynthCTLib.metrics.errors import difference
+from SynthCTLib.metrics.evaluation import Evaluation, evaluate
+from SynthCTLib.physics.mumap import (
+    DISTINCT_CONVENTIONS,
+    TissueMu,
+    check_mu_map,
+    hu_to_mu,
+    mean_mu_by_tissue,
+)
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.registration import (
-    Registration,
+    Quality,
     RigidOptions,
     assess,
     read_transform,
     register_rigid,
     write_transform,
 )
-from SynthCTLib.report import ReportContent, write_report
+from SynthCTLib.report import Kind, RegistrationFacts, ReportContent, write_report
 from SynthCTLib.synthesis.card import ModelCard
 from SynthCTLib.synthesis.registry import Machine, default_card, find_card, open_model
 from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
@@ -54,9 +61,6 @@ from SynthCTLib.workflow.result import (
     software_versions,
 )
 
-MU_CONVENTIONS_IN_REPORT = ("carney-80", "carney-100", "carney-120", "carney-140")
-
-
 @dataclass
 class Outcome:
     """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``)."""
@@ -64,9 +68,10 @@ class Outcome:
     volumes: dict[str, Volume] = field(default_factory=dict)
     transforms: dict[str, sitk.Transform] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    registration: Registration | None = None
+    registration: RegistrationFacts | None = None
     evaluation: Evaluation | None = None
-    mu_by_tissue: Mapping[str, Any] = field(default_factory=dict)
+    mu_by_tissue: tuple[TissueMu, ...] = ()
+    region: Volume | None = None
     card: ModelCard | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -195,19 +200,24 @@ def compare(
     if options.transform is not None:
         progress.stage("Reading the transform", 0.5)
         transform = read_transform(options.transform)
-        outcome.registration = assess(fixed, reference, transform)
+        outcome.registration = registration_facts(
+            "given", True, assess(fixed, reference, transform), progress
+        )
     elif options.registration == "none" or reference.grid.matches(synthetic.grid):
         progress.stage("Keeping the reference where it is", 0.5)
         progress.note("The reference CT was taken to be in register: no registration was done.")
     else:
-        outcome.registration = register_rigid(
+        found = register_rigid(
             fixed,
             reference,
             RigidOptions(threads=_threads(job.request)),
             progress=progress.within("Registering the reference", 0.5),
         )
-        transform = outcome.registration.transform
+        transform = found.transform
         outcome.transforms["mr_to_reference"] = transform
+        outcome.registration = registration_facts(
+            found.kind, found.converged, found.quality, progress
+        )
     progress.stage("Resampling the reference", 0.1)
     grid = synthetic.grid
     moved = resample(reference, grid, transform=transform, interpolator=Interpolator.BSPLINE)
@@ -278,8 +288,10 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
         "soft tissue": soft_tissue_mask(ct, region),
         "air": air_mask(ct, region),
     }
-    names = tuple(dict.fromkeys((*MU_CONVENTIONS_IN_REPORT, convention)))
-    outcome.mu_by_tissue = mean_mu_by_tissue(ct, tissues, names)
+    outcome.region = region
+    outcome.mu_by_tissue = mean_mu_by_tissue(
+        ct, tissues, tuple(dict.fromkeys((*DISTINCT_CONVENTIONS, convention)))
+    )
 
 
 def write_outputs(job: JobFolder, outcome: Outcome) -> None:
@@ -299,7 +311,10 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
         "schema_version": 1,
         "subject": job.request.subject,
         "evaluation": None if outcome.evaluation is None else outcome.evaluation.to_json(),
-        "mu_by_tissue_per_cm": plain(outcome.mu_by_tissue),
+        "mu_by_tissue": [
+            {**asdict(row), "mean_per_cm": row.mean_per_cm if row.voxels else None}
+            for row in outcome.mu_by_tissue
+        ],
     }
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     (job.outbox / "metrics.json").write_text(text, encoding="utf-8")
@@ -312,7 +327,75 @@ def report_content(
     seconds: Mapping[str, float],
 ) -> ReportContent:
     """What the report shows."""
-    raise InputError("written when the report is there")
+    volumes = outcome.volumes
+    made = volumes["ct"]
+    return ReportContent(
+        title=request.subject,
+        kind=Kind.EVALUATION if request.task is None else Kind.SYNTHESIS,
+        synthetic=made,
+        mr=volumes.get("mr"),
+        reference=volumes.get("reference_ct"),
+        difference=volumes.get("difference"),
+        mu_map=volumes["mumap"],
+        uncertainty=volumes.get("ct_uncertainty"),
+        coverage=volumes.get("ct_coverage"),
+        head=outcome.region,
+        scanned=volumes.get("masks/scanned"),
+        evaluation=outcome.evaluation,
+        findings=tuple(outcome.findings),
+        notes=notes,
+        model=card_facts(outcome.card) if outcome.card else {},
+        mu_table=outcome.mu_by_tissue,
+        convention=request.options.convention,
+        registration=outcome.registration,
+        sources={
+            name: volume.provenance.sources[0]
+            for name, volume in volumes.items()
+            if volume.provenance.sources
+            and name in {*(slot.value for slot in request.inputs), "ct", "reference_ct"}
+        },
+        steps=made.provenance.steps,
+        timings_s=seconds,
+        versions=software_versions(),
+    )
+
+
+def registration_facts(
+    kind: str, converged: bool, quality: Quality, progress: Progress
+) -> RegistrationFacts:
+    """What the report says of a registration; what looks suspicious is said at once."""
+    for sentence in quality.suspicions:
+        progress.note(f"Registration: {sentence}")
+    return RegistrationFacts(
+        kind=str(kind),
+        converged=converged,
+        quality=quality.mutual_information,
+        quality_means="normalised mutual information of the two images: 0 none, 1 complete",
+        overlap=quality.overlap,
+    )
+
+
+def card_facts(card: ModelCard) -> dict[str, str | tuple[str, ...]]:
+    """The card as the report shows it."""
+
+    def origin(simulated: bool) -> str:
+        return "simulated" if simulated else "real"
+
+    return {
+        "Name": f"{card.name} {card.version}",
+        "What it is": card.title,
+        "Made from": tuple(
+            f"{d.name}: {d.subjects} subjects, {origin(d.simulated)}, {d.licence}"
+            for d in card.training_data
+        ),
+        "Measured accuracy": tuple(
+            f"{m.data}, N = {m.subjects}, {origin(m.simulated)}: "
+            + ", ".join(f"{name} {value:g}" for name, value in m.figures.items())
+            for m in card.measured_accuracy
+        ),
+        "Limits": card.limits,
+        "Cite": card.citation,
+    }
 
 
 def result_record(
@@ -336,7 +419,7 @@ def result_record(
         ),
         notes=notes,
         facts=plain(outcome.facts),
-        registration=None if registration is None else registration.facts(),
+        registration=None if registration is None else asdict(registration),
         provenance={name: provenance_record(v) for name, v in outcome.volumes.items()},
         timings_s={name: round(value, 2) for name, value in seconds.items()},
         versions=software_versions(),

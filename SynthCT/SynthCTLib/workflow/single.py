@@ -9,7 +9,7 @@ from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.imaging.gate import Severity, inspect
 from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
-from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, mu_to_pet_grid
+from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, to_pet_grid
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     AffineOptions,
@@ -60,7 +60,14 @@ def register_files(
     write_volume(moved, output / names[1])
     write_volume(scanned_field(moving, fixed.grid, found.transform), output / names[2])
     progress.update(1.0)
-    return found.facts()
+    return {
+        "kind": str(found.kind),
+        "converged": found.converged,
+        "normalised mutual information": round(found.quality.mutual_information, 4),
+        "overlap": round(found.quality.overlap, 3),
+        "folding": found.quality.folding,
+        "suspicions": list(found.quality.suspicions),
+    }
 
 
 def _register(
@@ -111,14 +118,14 @@ def mu_map_file(
     mu = hu_to_mu(ct, convention)
     if grid_path is not None:
         pet = read_volume(grid_path, Role.PET)
-        placed = mu_to_pet_grid(mu, pet.grid, fwhm_mm)
+        placed = to_pet_grid(mu, pet.grid, fwhm_mm)
         if placed.uncovered_share > 0:
             progress.note(
                 f"{placed.uncovered_share:.0%} of the PET grid lies outside the CT: µ is 0 there."
             )
-        mu = placed.volume
+        mu = placed.mu
     elif fwhm_mm is not None:
-        mu = mu_to_pet_grid(mu, mu.grid, fwhm_mm).volume
+        mu = to_pet_grid(mu, mu.grid, fwhm_mm).mu
     check_mu_map(mu)
     progress.stage("Writing", 0.3)
     _folder(output.parent)

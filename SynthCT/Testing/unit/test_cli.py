@@ -1,0 +1,349 @@
+"""The command line on real images and on everything that is not one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SynthCTLib.cli.main import run_command
+from SynthCTLib.resources import resource
+
+HEAD = resource("SampleData", "adult_t1_1.6mm_neck.nii.gz")
+LIMB_MR = resource("SampleData", "STS_014", "mr.nii.gz")
+LIMB_CT = resource("SampleData", "STS_014", "ct.nii.gz")
+
+
+def synthct(*arguments: object) -> int:
+    return run_command([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def limb_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limb") / "job"
+    code = synthct(
+        "run", "--mr", LIMB_MR, "--reference-ct", LIMB_CT, "--model", "uniform-body", "-o", folder
+    )
+    assert code == 0
+    return folder
+
+
+def test_run_with_a_reference_makes_everything_it_promises(limb_job: Path) -> None:
+    result = json.loads((limb_job / "result.json").read_text())
+    for name in ("ct", "ct_coverage", "mumap", "reference_ct", "difference", "masks/body"):
+        assert (limb_job / result["outputs"][name]["path"]).is_file()
+    assert result["registration"]["converged"]
+    assert (limb_job / "transforms" / "mr_to_reference.h5").is_file()
+    assert not (limb_job / "work").exists()
+    mr, ct = sitk.ReadImage(str(LIMB_MR)), sitk.ReadImage(str(limb_job / "ct.nii.gz"))
+    assert ct.GetSize() == mr.GetSize()
+    np.testing.assert_allclose(ct.GetOrigin(), mr.GetOrigin(), atol=1e-4)
+
+
+def test_figures_are_those_of_the_files(limb_job: Path) -> None:
+    """MAE and mean error anew, by plain numpy, from the images that were written."""
+    figures = json.loads((limb_job / "metrics.json").read_text())["evaluation"]
+    body = next(row for row in figures["masks"] if row["mask"] == "body")
+
+    def values(name: str) -> np.ndarray:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(limb_job / f"{name}.nii.gz")))
+
+    inside = (values("masks/body") > 0) & (values("masks/scanned") > 0)
+    error = (values("ct") - values("reference_ct"))[inside]
+    assert body["voxels"] == inside.sum()
+    assert body["mae_hu"] == pytest.approx(np.abs(error).mean(), abs=0.01)
+    assert body["mean_error_hu"] == pytest.approx(error.mean(), abs=0.01)
+
+
+def test_mu_map_holds_water_where_there_is_tissue(limb_job: Path) -> None:
+    mu = sitk.GetArrayFromImage(sitk.ReadImage(str(limb_job / "mumap.nii.gz")))
+    assert mu.max() == pytest.approx(0.0408 + 5.64e-5 * 1040, abs=1e-5)  # 40 HU, Carney 140 kVp
+    assert mu.min() == 0
+
+
+def test_evaluating_a_ct_against_itself_finds_no_error(limb_job: Path, tmp_path: Path) -> None:
+    ct = limb_job / "reference_ct.nii.gz"
+    code = synthct(
+        "evaluate", "--reference", ct, "--synthetic", ct, "--anatomy", "body", "-o", tmp_path / "e"
+    )
+    assert code == 0
+    rows = json.loads((tmp_path / "e" / "metrics.json").read_text())["evaluation"]["masks"]
+    assert next(r for r in rows if r["mask"] == "body")["dice_bone"] > 0.99
+
+
+def test_worker_does_the_same_as_the_command_line(limb_job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    folder.mkdir()
+    shutil.copy(limb_job / "job.json", folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "SynthCTLib.worker", str(folder)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads((limb_job / "metrics.json").read_text())
+    assert json.loads((folder / "metrics.json").read_text()) == theirs
+
+
+def test_mumap_and_register_write_files(tmp_path: Path) -> None:
+    assert synthct("mumap", "--ct", LIMB_CT, "-o", tmp_path / "mu.nii.gz", "--fwhm", "5") == 0
+    mu = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mu.nii.gz")))
+    assert 0.09 < np.median(mu[mu > 0.05]) < 0.105
+    assert synthct("register", "--fixed", LIMB_MR, "--moving", LIMB_CT, "-o", tmp_path / "r") == 0
+    moved = sitk.ReadImage(str(tmp_path / "r" / "moved.nii.gz"))
+    assert moved.GetSize() == sitk.ReadImage(str(LIMB_MR)).GetSize()
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert synthct("models", "list", "--json") == 0
+    names = [card["name"] for card in json.loads(capsys.readouterr().out)]
+    assert names[0] == "atlas-fusion"  # the default first
+    assert synthct("models", "show", "atlas-fusion") == 0
+    assert "simulated" in capsys.readouterr().out
+    assert synthct("models", "verify") == 0
+    assert synthct("doctor", "--json") == 0
+    assert "ready" in capsys.readouterr().out
+
+
+# Bad input: each ends with exit code 2 and one sentence, and nothing half-written.
+
+Maker = Callable[[Path], Path]
+
+
+def _image(path: Path, change: Callable[[sitk.Image], sitk.Image]) -> Path:
+    sitk.WriteImage(change(sitk.ReadImage(str(LIMB_MR))), str(path))
+    return path
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "absent.nii.gz"
+
+
+def _no_dicom(folder: Path) -> Path:
+    (folder / "series").mkdir()
+    (folder / "series" / "readme.txt").write_text("nothing here")
+    return folder / "series"
+
+
+def _truncated(folder: Path) -> Path:
+    path = folder / "cut.nii.gz"
+    path.write_bytes(LIMB_MR.read_bytes()[:100_000])
+    return path
+
+
+def _png(folder: Path) -> Path:
+    sitk.WriteImage(sitk.Image(32, 32, sitk.sitkUInt8) + 7, str(folder / "photo.png"))
+    return folder / "photo.png"
+
+
+def _flat(folder: Path) -> Path:
+    return _image(folder / "flat.nii.gz", lambda i: i[:, :, 20])
+
+
+def _series(folder: Path) -> Path:
+    return _image(folder / "many.nii.gz", lambda i: sitk.JoinSeries([i, i]))
+
+
+def _zero(folder: Path) -> Path:
+    return _image(folder / "zero.nii.gz", lambda i: i * 0)
+
+
+def _with(value: float) -> Maker:
+    def make(folder: Path) -> Path:
+        def change(image: sitk.Image) -> sitk.Image:
+            image = sitk.Cast(image, sitk.sitkFloat32)
+            image[90, 70, 30] = value
+            return image
+
+        return _image(folder / "odd.nii.gz", change)
+
+    return make
+
+
+def _one_slice(folder: Path) -> Path:
+    return _image(folder / "slice.nii.gz", lambda i: i[:, :, 20:21])
+
+
+def _vector(folder: Path) -> Path:
+    return _image(folder / "vector.nii.gz", lambda i: sitk.Compose(i, i, i))
+
+
+def _ct(folder: Path) -> Path:
+    del folder
+    return LIMB_CT
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_missing, "no file"),
+        (_no_dicom, "DICOM"),
+        (_truncated, "cut.nii.gz"),
+        (_png, "photo.png"),
+        (_flat, "flat.nii.gz"),
+        (_series, "many.nii.gz"),
+        (_zero, "zero"),
+        (_with(float("nan")), "NaN"),
+        (_with(float("inf")), "odd.nii.gz"),
+        (_one_slice, "slice"),
+        (_vector, "component"),
+        (_ct, "CT"),
+    ],
+)
+def test_bad_mr_is_refused_in_one_sentence(
+    make: Maker, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = make(tmp_path)
+    out = tmp_path / "out"
+    code = synthct("run", "--mr", source, "--model", "uniform-body", "-o", out, "--quiet")
+    said = capfd.readouterr().err.strip()
+    assert code == 2, said
+    assert len(said.splitlines()) == 1, said
+    assert words.lower() in said.lower()
+    assert_nothing_made(out)
+
+
+def assert_nothing_made(folder: Path) -> None:
+    left = {p.name for p in folder.rglob("*")} if folder.exists() else set()
+    assert left <= {"job.json", "log.txt", "progress.jsonl"}
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    code = synthct(*arguments)
+    said = capfd.readouterr().err.strip()
+    assert code == 2, said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def test_reference_of_another_body_part_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    refused(
+        capfd,
+        *("run", "--mr", HEAD, "--reference-ct", LIMB_CT, "--model", "uniform-body"),
+        *("-o", out, "--quiet"),
+    )
+    assert_nothing_made(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "no-such-model"), "no-such-model"),
+        (("--model", "../atlas-fusion"), "model"),
+        (("--subject", "../../x"), "subject"),
+        (("--convention", "carney-7"), "carney-7"),
+        (("--device", "cuda:7"), "cuda:7"),
+        (("--device", "tpu"), "device"),
+        (("--registration", "magic"), "registration"),
+        (("--ct", str(LIMB_CT)), "exactly one"),
+        (("--sharpness", "9"), "--sharpness"),
+        (("--transform", "/no/such.h5", "--reference-ct", str(LIMB_CT)), "such.h5"),
+    ],
+)
+def test_bad_request_is_refused_in_one_sentence(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = () if "--model" in arguments else ("--model", "uniform-body")
+    out = tmp_path / "out"
+    said = refused(capfd, "run", "--mr", LIMB_MR, *model, "-o", out, "--quiet", *arguments)
+    assert words in said
+    assert_nothing_made(out)
+
+
+def test_output_that_is_a_file_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    said = refused(capfd, "run", "--mr", LIMB_MR, "-o", tmp_path / "out", "--quiet")
+    assert "cannot be written" in said
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for parent in (theirs, *theirs.parents[:3]):
+        parent.chmod(0o755)
+    program = (
+        "import os, sys; os.setuid(65534); from SynthCTLib.cli.main import run_command;"
+        f"sys.exit(run_command(['run', '--mr', sys.argv[1], '-o', {str(theirs / 'o')!r}]))"
+    )
+    source = tmp_path / "mr.nii.gz"
+    shutil.copy(LIMB_MR, source)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_is_said_and_leaves_nothing(
+    small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = small_disk / "out"
+    said = refused(capfd, "run", "--mr", LIMB_MR, "--model", "uniform-body", "-o", out, "--quiet")
+    assert "full" in said
+    assert_nothing_made(out)
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        (signal.SIGTERM, "Reading"),
+        (signal.SIGINT, "Correcting the bias field"),
+        (signal.SIGTERM, "Registering the reference"),
+        (signal.SIGTERM, "Writing the report"),
+    ],
+)
+def test_interrupted_run_leaves_no_result(number: int, stage: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    program = "import sys; from SynthCTLib.cli.main import run_command; "
+    program += "sys.exit(run_command(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "run", "--mr", str(LIMB_MR)]
+        + ["--reference-ct", str(LIMB_CT), "--model", "uniform-body", "-o", str(out), "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_stage(process, out / "progress.jsonl", stage)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert len(said.strip().splitlines()) == 1
+    assert_nothing_made(out)
+
+
+def wait_for_stage(process: subprocess.Popen[str], events: Path, stage: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if events.exists() and f'"{stage}"' in events.read_text():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"The stage {stage!r} never came.")
