@@ -80,7 +80,7 @@ def register_deformable(
         Registration(
             whole,
             Kind.DEFORMABLE,
-            assess(fixed, moving, whole),
+            assess(fixed, moving, whole, options.least_quality),
             -descent.metric,
             descent.converged,
             iterations,

@@ -55,7 +55,7 @@ def register_rigid(
     finished = _refine(
         views, candidates, _euler, options, progress.within("Rigid registration", 1.0)
     )
-    return accepted(finished.registration(fixed, moving, Kind.RIGID))
+    return accepted(finished.registration(fixed, moving, Kind.RIGID, options.least_quality))
 
 
 def register_affine(
@@ -73,7 +73,12 @@ def register_affine(
     one's metric, seed and threads. Raises RegistrationFailed when the result is not credible.
     """
     if initial is None:
-        rigid = RigidOptions(metric=options.metric, seed=options.seed, threads=options.threads)
+        rigid = RigidOptions(
+            metric=options.metric,
+            seed=options.seed,
+            threads=options.threads,
+            least_quality=options.least_quality,
+        )
         initial = register_rigid(
             fixed, moving, rigid, fixed_mask=fixed_mask, progress=progress.within("Rigid", 0.6)
         )
@@ -83,7 +88,7 @@ def register_affine(
     finished = _refine(
         views, [matrix_of(initial)], _affine, options, progress.within("Affine registration", 1.0)
     )
-    return accepted(finished.registration(fixed, moving, Kind.AFFINE))
+    return accepted(finished.registration(fixed, moving, Kind.AFFINE, options.least_quality))
 
 
 @dataclass(frozen=True)
@@ -182,11 +187,13 @@ class _Refined:
     descent: Descent
     iterations: int
 
-    def registration(self, fixed: Volume, moving: Volume, kind: Kind) -> Registration:
+    def registration(
+        self, fixed: Volume, moving: Volume, kind: Kind, least_quality: float
+    ) -> Registration:
         return Registration(
             self.transform,
             kind,
-            assess(fixed, moving, self.transform),
+            assess(fixed, moving, self.transform, least_quality),
             -self.descent.metric,
             self.descent.converged,
             self.iterations,

@@ -8,6 +8,9 @@ from enum import StrEnum
 from SynthCTLib.errors import InputError
 
 
+LEAST_QUALITY = 0.1  # normalised mutual information of one patient's images: see benchmarks
+
+
 class Metric(StrEnum):
     """What is maximised: ``MATTES`` mutual information for any pair of modalities,
     ``CORRELATION`` (squared, over the whole overlap) for images of the same contrast.
@@ -24,8 +27,9 @@ class RigidOptions:
     ``search_degrees`` and ``search_mm`` bound the exhaustive search at the coarsest level, about
     the position in which the centres of the two bodies coincide. ``spacings_mm`` are the voxel
     sizes of the levels of refinement, coarse to fine. ``samples`` is the number of points of the
-    fixed image that the metric is computed from, drawn with ``seed``. ``threads`` None leaves
-    the number to ITK.
+    fixed image that the metric is computed from, drawn with ``seed``. A result whose normalised
+    mutual information is below ``least_quality`` is refused; images of different people need less
+    than those of one. ``threads`` None leaves the number to ITK.
     """
 
     metric: Metric = Metric.MATTES
@@ -36,6 +40,7 @@ class RigidOptions:
     search_degrees: float = 30.0
     search_mm: float = 50.0
     seed: int = 1
+    least_quality: float = LEAST_QUALITY
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +62,7 @@ class AffineOptions:
     samples: int = 60_000
     iterations: int = 200
     seed: int = 1
+    least_quality: float = LEAST_QUALITY
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +87,7 @@ class DeformableOptions:
     iterations: int = 40
     folding_limit: float = 0.001
     seed: int = 1
+    least_quality: float = LEAST_QUALITY
     threads: int | None = None
 
     def __post_init__(self) -> None:

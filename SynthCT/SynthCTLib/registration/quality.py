@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from SynthCTLib.errors import RegistrationFailed
 from SynthCTLib.registration import pyramid
+from SynthCTLib.registration.options import LEAST_QUALITY
 from SynthCTLib.registration.similarity import Sampled, agreement, voxel_centres
 from SynthCTLib.registration.transforms import LinearParts, jacobian_determinants, matrix_of
 from SynthCTLib.volume import Volume
@@ -21,7 +22,6 @@ QUALITY_POINTS = 20_000
 MOST_ROTATION_DEGREES = 60.0
 SCALE_RANGE = (0.7, 1.4)
 LEAST_OVERLAP = 0.2
-LEAST_QUALITY = 0.1
 
 
 class Kind(StrEnum):
@@ -76,8 +76,16 @@ def near_body(image: sitk.Image, volume: Volume, margin_mm: float = 8.0) -> npt.
     return near
 
 
-def assess(fixed: Volume, moving: Volume, transform: sitk.Transform) -> Quality:
-    """The quality of any transform from fixed to moving LPS mm points, a given one too."""
+def assess(
+    fixed: Volume,
+    moving: Volume,
+    transform: sitk.Transform,
+    least_quality: float = LEAST_QUALITY,
+) -> Quality:
+    """The quality of any transform from fixed to moving LPS mm points, a given one too.
+
+    A normalised mutual information below ``least_quality`` is among the suspicions.
+    """
     (fixed_image,) = pyramid.levels(fixed, (QUALITY_SPACING_MM,))
     (moving_image,) = pyramid.levels(moving, (QUALITY_SPACING_MM,))
     near = near_body(fixed_image, fixed)
@@ -104,7 +112,10 @@ def assess(fixed: Volume, moving: Volume, transform: sitk.Transform) -> Quality:
         jacobian = sitk.GetArrayViewFromImage(jacobian_determinants(transform, fixed_image))
         folding = float((jacobian[near] <= 0).mean())
     return Quality(
-        found.value, overlap, folding, tuple(_suspicions(found.value, overlap, folding, transform))
+        found.value,
+        overlap,
+        folding,
+        tuple(_suspicions(found.value, least_quality, overlap, folding, transform)),
     )
 
 
@@ -113,17 +124,17 @@ def _body_mm3(image: sitk.Image, near: npt.NDArray[np.bool_]) -> float:
 
 
 def _suspicions(
-    value: float, overlap: float, folding: float, transform: sitk.Transform
+    value: float, least: float, overlap: float, folding: float, transform: sitk.Transform
 ) -> list[str]:
     found = []
     if overlap < LEAST_OVERLAP:
         found.append(
             f"Only {overlap:.0%} of the smaller body lies in the other image's field of view."
         )
-    if value < LEAST_QUALITY:
+    if value < least:
         found.append(
             f"The images hardly predict each other (normalised mutual information {value:.2f}, "
-            f"at least {LEAST_QUALITY:.2f} expected)."
+            f"at least {least:.2f} expected)."
         )
     if folding > 0:
         found.append(f"Space is folded in {folding:.2%} of the body.")

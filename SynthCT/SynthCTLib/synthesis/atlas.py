@@ -34,7 +34,7 @@ from SynthCTLib.registration import (
     register_deformable,
     register_rigid,
 )
-from SynthCTLib.synthesis.atlas_pairs import Atlas, open_atlases
+from SynthCTLib.synthesis.atlas_pairs import LEAST_LIKENESS, Atlas, open_atlases
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
@@ -92,14 +92,14 @@ class AtlasSynthesizer:
         rigid = register_rigid(
             mr,
             atlases[0].mr,
-            RigidOptions(threads=self.machine.threads),
+            RigidOptions(threads=self.machine.threads, least_quality=LEAST_LIKENESS),
             fixed_mask=head_work,
             progress=start.within("Rigid", 0.6),
         )
         affine = register_affine(
             mr,
             atlases[0].mr,
-            AffineOptions(threads=self.machine.threads),
+            AffineOptions(threads=self.machine.threads, least_quality=LEAST_LIKENESS),
             initial=rigid,
             fixed_mask=head_work,
             progress=start.within("Affine", 0.4),
@@ -147,7 +147,7 @@ class AtlasSynthesizer:
         registered = register_affine(
             mr,
             atlas.mr,
-            AffineOptions(threads=1),
+            AffineOptions(threads=1, least_quality=LEAST_LIKENESS),
             initial=sitk.CompositeTransform([atlas.from_template, to_template]),
             fixed_mask=head,
             progress=progress.within(f"{atlas.name}: affine", 0.25),
@@ -156,7 +156,7 @@ class AtlasSynthesizer:
             registered = register_deformable(
                 mr,
                 atlas.mr,
-                DeformableOptions(threads=1),
+                DeformableOptions(threads=1, least_quality=LEAST_LIKENESS),
                 initial=registered,
                 fixed_mask=head,
                 progress=progress.within(f"{atlas.name}: deformable", 0.6),
