@@ -233,7 +233,7 @@ def _tissue(image: sitk.Image, volume: Volume) -> Mask:
         volume.require_unit(Unit.HU)
         tissue = np.asarray(sitk.GetArrayViewFromImage(image) > BODY_EDGE_HU)
     else:
-        bright = sitk.GetArrayFromImage(image > _mr_threshold(image)).astype(np.float32)
+        bright = sitk.GetArrayFromImage(image > mr_tissue_level(image)).astype(np.float32)
         # The majority of 3x3x3 voxels: what a median filter before the threshold would give.
         tissue = ndimage.uniform_filter(bright, 3, mode="nearest") > 0.5
     if not tissue.any():
@@ -244,7 +244,7 @@ def _tissue(image: sitk.Image, volume: Volume) -> Mask:
     return tissue
 
 
-def _mr_threshold(image: sitk.Image) -> sitk.Image:
+def mr_tissue_level(image: sitk.Image) -> sitk.Image:
     """Signal above which an MR voxel is tissue, voxel by voxel, on the grid of the image.
 
     Otsu's threshold may part fat from muscle when little air is in view, so it only tells the
