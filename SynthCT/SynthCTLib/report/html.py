@@ -1,0 +1,326 @@
+"""The page: everything a report holds, in one file that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from SynthCTLib.errors import OutputError
+from SynthCTLib.imaging.gate import Severity
+from SynthCTLib.metrics.evaluation import Evaluation, MaskFigures
+from SynthCTLib.physics.mumap import TissueMu
+from SynthCTLib.report.content import Kind, ReportContent
+from SynthCTLib.report.gallery import Gallery, gallery_of
+from SynthCTLib.report.literature import (
+    JACCARD_BONE_HEAD,
+    MAE_HEAD_HU,
+    MU_RMAE_HEAD_PERCENT,
+    SOURCE,
+)
+from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
+from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.volume import Step
+
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+REPORT_FILE = "report.html"
+FIGURES_FOLDER = "figures"
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A row of the accuracy table: its field, heading, format, meaning and published figure.
+
+    ``pointless_in`` are masks where the number exists and says nothing.
+    """
+
+    field: str
+    title: str
+    form: str
+    meaning: str
+    published: str = ""
+    pointless_in: frozenset[str] = frozenset()
+
+
+# Masks cut from the reference by its own HU hold all of its bone or none: false bone beside them
+# is never counted.
+_TISSUES = frozenset({"skull", "bone", "soft_tissue", "air"})
+
+_MEASURES = (
+    _Measure(
+        "mae_hu",
+        "Mean absolute error, HU",
+        ".1f",
+        "how far a voxel is off on average; less is better",
+        f"{MAE_HEAD_HU.text} (head)",
+    ),
+    _Measure(
+        "rmse_hu",
+        "Root mean square error, HU",
+        ".1f",
+        "the same with large errors weighing more; less is better",
+    ),
+    _Measure(
+        "mean_error_hu",
+        "Mean error, HU",
+        "+.1f",
+        "what remains when errors cancel: plus is too dense, minus too soft; near 0 is better",
+    ),
+    _Measure("psnr_db", "Peak signal to noise, dB", ".1f", "more is better"),
+    _Measure("ssim", "Structural similarity", ".3f", "likeness of local patterns; 1 is perfect"),
+    _Measure("pearson", "Pearson correlation", ".3f", "do both rise and fall alike? 1 is best"),
+    _Measure(
+        "jaccard_bone",
+        "Bone overlap, Jaccard",
+        ".3f",
+        "bone (300 HU or more) in both, of bone in either; 1 is perfect",
+        f"{JACCARD_BONE_HEAD.text} (head)",
+        _TISSUES,
+    ),
+    _Measure(
+        "dice_bone",
+        "Bone overlap, Dice",
+        ".3f",
+        "the same overlap on the scale of Dice; 1 is perfect",
+        pointless_in=_TISSUES,
+    ),
+    _Measure(
+        "mu_rmae_percent",
+        "Error of attenuation, %",
+        ".1f",
+        "relative mean absolute error of the µ-map at 511 keV: what a PET feels; less is better",
+        f"{MU_RMAE_HEAD_PERCENT.text} (head)",
+        frozenset({"air"}),  # relative to next to nothing
+    ),
+)
+
+_LEVEL_WORDS = {
+    Level.SOUND: ("sound", "✓", "Fine"),
+    Level.NOTE: ("note", "i", "Note"),
+    Level.CAUTION: ("caution", "▲", "Look"),
+    Level.DOUBT: ("doubt", "✕", "Doubt"),
+}
+_SEVERITY_WORDS = {
+    Severity.ERROR: ("doubt", "✕", "Error"),
+    Severity.WARNING: ("caution", "▲", "Warning"),
+    Severity.NOTE: ("note", "i", "Note"),
+}
+
+
+def write_report(content: ReportContent, folder: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` into a folder; returns the path of the page.
+
+    The page holds its pictures within itself, loads nothing and needs no script. Every file is
+    written under a temporary name first, and the page is renamed last. Raises OutputError when
+    the folder cannot be made or written to, and leaves nothing of this report behind then.
+    """
+    gallery = gallery_of(content)
+    files = {f"{FIGURES_FOLDER}/{p.name}.png": p.png for p in gallery.pictures}
+    files[REPORT_FILE] = _page(content, gallery).encode("utf-8")
+    _write_all(files, folder)
+    return folder / REPORT_FILE
+
+
+def _page(content: ReportContent, gallery: Gallery) -> str:
+    facts = facts_of(content)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["settings"] = _settings
+    return environment.get_template("report.html.j2").render(
+        content=content,
+        heading=_heading(content),
+        verdict=judge(facts),
+        tiles=_tiles(facts),
+        level_words=_LEVEL_WORDS,
+        severity_words=_SEVERITY_WORDS,
+        gallery=gallery,
+        accuracy=None if content.evaluation is None else _accuracy_table(content.evaluation),
+        literature=SOURCE,
+        mu=_mu_table(content.mu_table, content.convention),
+        methods=methods_paragraph(content),
+        has_provenance=any((content.sources, content.steps, content.timings_s, content.versions)),
+    )
+
+
+def _heading(content: ReportContent) -> str:
+    return {
+        Kind.SYNTHESIS: "Synthetic CT",
+        Kind.EVALUATION: "Evaluation of a synthetic CT",
+    }[content.kind]
+
+
+def _tiles(facts: Facts) -> list[tuple[str, str]]:
+    """The few figures that are asked for first: value and what it is."""
+    tiles = []
+    if facts.covered_share is not None:
+        tiles.append((percent(facts.covered_share), f"of the {facts.anatomy} founded on data"))
+    if facts.compared_share is not None:
+        tiles.append(
+            (percent(facts.compared_share), f"of the {facts.anatomy} in the reference scan")
+        )
+    if facts.figures is not None:
+        tiles += [
+            (f"{facts.figures.mae_hu:.0f} HU", f"mean absolute error in the {facts.anatomy}"),
+            (_number(facts.figures.jaccard_bone, ".2f"), "bone overlap (Jaccard)"),
+            (f"{_number(facts.figures.mu_rmae_percent, '.1f')} %", "error of attenuation, 511 keV"),
+        ]
+    elif facts.uncertainty_hu is not None:
+        tiles.append((f"± {facts.uncertainty_hu:.0f} HU", "uncertainty the model states"))
+    return tiles
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form).replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _mask_title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _accuracy_table(evaluation: Evaluation) -> dict[str, Any]:
+    """Headings, rows of text and the reasons for what is not defined."""
+    rows = evaluation.rows
+
+    def cells(measure: _Measure) -> list[str]:
+        return [
+            "" if row.mask in measure.pointless_in
+            else _number(getattr(row, measure.field), measure.form)
+            for row in rows
+        ]  # fmt: skip
+
+    # The published figures are those of heads: beside another part of the body they would mislead.
+    judged = any(row.mask == Anatomy.HEAD for row in rows)
+    return {
+        "masks": [(_mask_title(row.mask), _extent(row)) for row in rows],
+        "rows": [(m.title, m.meaning, cells(m), m.published if judged else "") for m in _MEASURES],
+        "published": judged,
+        "undefined": sorted({reason for row in rows for reason in row.undefined.values()}),
+        "bone": evaluation.bone,
+        "bone_jaccard": _number(evaluation.bone.jaccard, ".3f"),
+        "convention": evaluation.convention,
+        "scanned_only": evaluation.scanned_only,
+    }
+
+
+def _extent(row: MaskFigures) -> str:
+    missing = row.unscanned_voxels / max(1, row.voxels + row.unscanned_voxels)
+    text = f"{row.volume_ml:.0f} ml"
+    return f"{text}, {percent(missing)} not scanned" if missing else text
+
+
+def _mu_table(table: tuple[TissueMu, ...], used: str | None) -> dict[str, Any] | None:
+    """Conventions down, tissues across."""
+    if not table:
+        return None
+    tissues = list(dict.fromkeys(row.tissue for row in table))
+    means = {(row.convention, row.tissue): row.mean_per_cm for row in table}
+    return {
+        "tissues": [_mask_title(tissue) for tissue in tissues],
+        "rows": [
+            (
+                convention,
+                convention == used,
+                [_number(means.get((convention, tissue), math.nan), ".4f") for tissue in tissues],
+            )
+            for convention in dict.fromkeys(row.convention for row in table)
+        ],
+    }
+
+
+def methods_paragraph(content: ReportContent) -> str:
+    """How the result was made, in sentences for a paper or a protocol."""
+    version = content.versions.get("SynthCT", "")
+    by = f"SynthCT {version}".strip()
+    if content.kind is Kind.SYNTHESIS:
+        name = content.model.get("Name", "")
+        model_version = content.model.get("Version", "")
+        model = f", model {name} version {model_version}" if name else ""
+        sentences = [f"A synthetic CT was made with {by}{model}."]
+    else:
+        sentences = [f"A synthetic CT was evaluated with {by}."]
+    if content.steps:
+        steps = "; ".join(_step_words(step) for step in content.steps)
+        sentences.append(f"Processing steps, in order: {steps}.")
+    if content.registration is not None:
+        quality = content.registration.quality
+        sentences.append(
+            "The reference CT was brought onto the grid of the synthetic CT by a "
+            f"{content.registration.kind} transform (normalised mutual information "
+            f"{quality.mutual_information:.2f}, overlap {100 * quality.overlap:.0f} %)."
+        )
+    if content.convention is not None:
+        sentences.append(
+            "HU were converted to linear attenuation coefficients at 511 keV by the convention "
+            f"{content.convention}."
+        )
+    if content.evaluation is not None:
+        masks = ", ".join(_mask_title(row.mask).lower() for row in content.evaluation.rows)
+        cut = " within the field of the reference scan" if content.evaluation.scanned_only else ""
+        sentences.append(
+            f"Errors are synthetic minus reference, evaluated{cut} in the masks {masks}; bone is "
+            "300 HU or more."
+        )
+    return " ".join(sentences)
+
+
+def _step_words(step: Step) -> str:
+    settings = _settings(step.settings)
+    name = step.name.replace("_", " ")
+    return f"{name} ({settings})" if settings else name
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _write_all(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write all files under temporary names, then rename them in the order given."""
+    made: list[Path] = []
+    written: list[Path] = []
+    try:
+        for directory in (*reversed(folder.parents), folder, folder / FIGURES_FOLDER):
+            if not directory.is_dir():
+                directory.mkdir()
+                made.append(directory)
+        renames = []
+        for name, data in files.items():
+            target = folder / name
+            part = target.with_name(f".{target.name}.{os.getpid()}.part")
+            written.append(part)
+            part.write_bytes(data)
+            renames.append((part, target))
+        for part, target in renames:
+            part.replace(target)
+            written.append(target)
+    except OSError as error:
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for directory in reversed(made):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise OutputError(
+            f"The report cannot be written into {folder} ({error.strerror or error}): choose a "
+            "folder that may be written to and has room."
+        ) from error
