@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.slices import Header, Plane, SliceStack, evened, stack_planes, untilted
@@ -136,6 +136,7 @@ _UNREADABLE = (
     OSError,
     struct.error,
     zlib.error,
+    BytesLengthException,
 )
 _READ = sorted({*_FUNCTIONAL_GROUPS, *_LISTED, *_LAYOUT, *_TRAITS, *_KEPT})
 
@@ -381,6 +382,7 @@ class _File:
                 frames: list[Header] = [
                     ChainMap(_flat([group], sequences=True), shared, top) for group in groups
                 ]
+                stored_as = pydicom.uid.UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         except InvalidDicomError:
             if path.suffix.lower() in (".dcm", ".dicom"):
                 raise InputError(
@@ -393,7 +395,6 @@ class _File:
             raise InputError(
                 f"The DICOM file {path} is damaged: copy it again or remove it."
             ) from error
-        stored_as = pydicom.uid.UID(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         if not stored_as or (stored_as.name.endswith("Image Storage") and "Rows" not in top):
             raise InputError(f"The DICOM file {path} is cut off: copy it again or remove it.")
         return _File(path, top, tuple(frames) or (top,))
@@ -532,13 +533,11 @@ def _unit_of(
 
 def _planes_of(file: _File, series: DicomSeries) -> Iterator[Plane]:
     top = file.top
-    if int(top.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in str(
-        top.get("PhotometricInterpretation")
-    ):
+    if top.get("SamplesPerPixel", 1) != 1 or "PALETTE" in str(top.get("PhotometricInterpretation")):
         raise InputError(
             f"The {series.title} is a colour image: choose a series of single values a voxel."
         )
-    if int(top.get("NumberOfFrames", 1)) != len(file.frames):
+    if top.get("NumberOfFrames", 1) != len(file.frames):
         raise InputError(
             f"The multi-frame file {file.path} does not say where each frame lies: "
             "export it as single slices or as an enhanced MR, CT or PET object."
@@ -554,7 +553,6 @@ def _planes_of(file: _File, series: DicomSeries) -> Iterator[Plane]:
             )
         if not (spacing > 0).all():
             raise InputError(f"Pixel Spacing of {file.path} is not positive: export it again.")
-        thickness = header.get("SliceThickness")
         yield Plane(
             path=file.path,
             frame=frame,
@@ -562,12 +560,21 @@ def _planes_of(file: _File, series: DicomSeries) -> Iterator[Plane]:
             orientation=orientation,
             # Pixel Spacing gives the distance between rows first (PS3.3 10.7.1.3).
             spacing=(float(spacing[1]), float(spacing[0])),
-            shape=(int(top["Rows"]), int(top["Columns"])),
-            slope=float(header.get("RescaleSlope", 1.0)),
-            intercept=float(header.get("RescaleIntercept", 0.0)),
-            thickness=None if thickness is None else float(thickness),
+            shape=(int(_number(top, "Rows", 0, file)), int(_number(top, "Columns", 0, file))),
+            thickness=_number(header, "SliceThickness", 0, file) or None,
+            slope=_number(header, "RescaleSlope", 1, file),
+            intercept=_number(header, "RescaleIntercept", 0, file),
             header=header,
         )
+
+
+def _number(header: Header, keyword: str, default: float, file: _File) -> float:
+    try:
+        return float(header.get(keyword, default))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{keyword} of {file.path} is not a number: export the series again."
+        ) from None
 
 
 def _numbers(header: Header, keyword: str, count: int, file: _File) -> npt.NDArray[np.float64]:
@@ -642,6 +649,11 @@ def _decoded(dataset: Any, path: Path, *, compressed: bool) -> tuple[Array, bool
             raise
     # pydicom decodes JPEG only with plug-ins; ITK's GDCM brings its own.
     name = dataset.file_meta.TransferSyntaxUID.name
+    if int(dataset.get("NumberOfFrames", 1)) > 1:
+        # GDCM would apply the first frame's slope and intercept to all.
+        raise InputError(
+            f"{path} has several frames compressed as {name}: export the series uncompressed."
+        )
     try:
         with without_itk_warnings():
             image = sitk.ReadImage(str(path))
@@ -650,10 +662,6 @@ def _decoded(dataset: Any, path: Path, *, compressed: bool) -> tuple[Array, bool
             f"{path} is compressed as {name}, which cannot be decoded here: "
             "export the series uncompressed."
         ) from error
-    if int(dataset.get("NumberOfFrames", 1)) > 1:
-        raise InputError(
-            f"{path} has several frames compressed as {name}: export the series uncompressed."
-        )
     return sitk.GetArrayFromImage(image), True
 
 

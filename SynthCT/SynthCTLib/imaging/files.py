@@ -1,9 +1,9 @@
 """Image files as volumes and back: NIfTI, NRRD, MetaImage, and DICOM through ``dicom``.
 
 ITK decodes the voxels. What it does not notice is checked here: it reads the missing half of a
-truncated NIfTI as zeros, takes the voxel size of a NIfTI from ``pixdim`` where its ``sform`` says
-otherwise, reads ``a.nii`` for ``a.nii.gz`` where both exist, straightens sheared axes without a
-word, and writes half a NIfTI onto a full disk.
+truncated NIfTI, and NaN in it, as zeros; takes the voxel size of a NIfTI from ``pixdim`` where its
+``sform`` says otherwise; reads ``a.nii`` for ``a.nii.gz`` where both exist; accepts sheared axes
+and garbled compressed MetaImages without a word; and writes half a NIfTI onto a full disk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -143,6 +144,9 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         )
     if path.is_dir():
         raise OutputError(f"{path} cannot be written: it is a folder; choose another name.")
+    wrong = volume.array.size - int(np.isfinite(volume.array).sum())
+    if wrong:  # a NIfTI would silently hold zeros instead
+        raise OutputError(f"{path} cannot be written: {wrong} voxels are NaN or infinite.")
     image = _to_write(volume)
     temporary = path.with_name(f".{uuid4().hex[:12]}{suffix}")
     try:
@@ -201,11 +205,13 @@ def _is_dicom(path: Path) -> bool:
 class _Inspected:
     """What the header of a sound file says beyond what ITK tells.
 
-    ``data`` is the file with the voxels where that is another one; ``place`` is the spacing,
-    origin and direction to use instead of ITK's; ``steps`` tell what was assumed.
+    ``data`` is the file with the voxels where that is another one; ``has_orientation`` tells
+    whether left and right are known; ``place`` is the spacing, origin and direction to use
+    instead of ITK's; ``steps`` tell what was assumed.
     """
 
     data: Path | None = None
+    has_orientation: bool = True
     place: tuple[Triple, Triple, tuple[float, ...]] | None = None
     steps: tuple[Step, ...] = ()
 
@@ -233,6 +239,8 @@ def _read_image(path: Path) -> tuple[sitk.Image, _Inspected, str]:
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
             _require_scalar_volume(reader, path)
+            if not inspected.has_orientation:
+                raise _no_orientation(path)
             if reader.GetDimension() > 3:
                 reader.SetExtractSize([*reader.GetSize()[:3], *[0] * (reader.GetDimension() - 3)])
             image = reader.Execute()
@@ -243,8 +251,8 @@ def _read_image(path: Path) -> tuple[sitk.Image, _Inspected, str]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the file.") from error
     notes = image.GetMetaData(_NOTES_KEY) if image.HasMetaDataKey(_NOTES_KEY) else ""
-    for key in image.GetMetaDataKeys():
-        image.EraseMetaData(key)  # names and dates of patients may stand there
+    # A cast leaves the header keys behind: names and dates of patients may stand there.
+    image = sitk.Cast(image, image.GetPixelID())
     if inspected.place is not None:
         spacing, origin, direction = inspected.place
         image.SetSpacing(spacing)
@@ -289,11 +297,12 @@ def _require_scalar_volume(reader: sitk.ImageFileReader, path: Path) -> None:
         )
     if len(size) < 3:
         raise InputError(f"{path} is a two-dimensional image ({shown}): give a volume.")
-    if min(size[:3]) < 2:
-        raise InputError(f"{path} has only one slice ({shown}): give a volume of several slices.")
 
 
 def _require_place(image: sitk.Image, path: Path) -> None:
+    if min(image.GetSize()) < 2:
+        shown = " x ".join(str(n) for n in image.GetSize())
+        raise InputError(f"{path} has only one slice ({shown}): give a volume of several slices.")
     spacing = np.asarray(image.GetSpacing())
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise _no_voxel_size(path)
@@ -325,15 +334,19 @@ def _no_orientation(path: Path) -> InputError:
     )
 
 
+def _no_numbers(path: Path, count: int) -> InputError:
+    return InputError(
+        f"{path} has {count} voxels that are NaN or infinite: replace them by the value of the "
+        "background."
+    )
+
+
 def _require_content(volume: Volume, path: Path) -> None:
     array = volume.array
     if array.dtype.kind == "f":
         wrong = array.size - int(np.isfinite(array).sum())
         if wrong:
-            raise InputError(
-                f"{path} has {wrong} voxels that are NaN or infinite: replace them by the value "
-                "of the background."
-            )
+            raise _no_numbers(path, wrong)
     if not array.any():
         raise InputError(f"{path} is empty (every voxel is 0): give the right image.")
 
@@ -370,6 +383,7 @@ def _as_mask(volume: Volume, path: Path) -> Volume:
 _NIFTI_FIELDS = {
     "sizeof_hdr": ("i4", 0),
     "dim": ("8i2", 40),
+    "datatype": ("i2", 70),
     "bitpix": ("i2", 72),
     "pixdim": ("8f4", 76),
     "vox_offset": ("f4", 108),
@@ -389,6 +403,9 @@ _NIFTI = np.dtype(
         "itemsize": 348,
     }
 )
+_NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32}
+_NIFTI_BITS |= {1024: 64, 1280: 64, 1792: 128, 2304: 32}
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _MM_OF_UNIT = {1: 1000.0, 3: 1e-3}  # metres, micrometres; else mm
 _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -397,28 +414,9 @@ def _inspect_nifti(path: Path) -> _Inspected:
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:
-        start = stream.read(_NIFTI.itemsize)
-        length = len(start)
-        if packed:  # reading to the end also proves the checksum
-            while block := stream.read(_BLOCK):
-                length += len(block)
-        else:
-            length = path.stat().st_size
-    if len(start) < _NIFTI.itemsize:
-        raise _damaged(path)
-    header = np.frombuffer(start, _NIFTI)[0]
-    if header["sizeof_hdr"] != _NIFTI.itemsize:
-        header = np.frombuffer(start, _NIFTI.newbyteorder())[0]
-    if 540 in (header["sizeof_hdr"], header["sizeof_hdr"].byteswap()):
-        raise InputError(f"{path} is NIfTI-2: save it as NIfTI-1.")
-    if header["sizeof_hdr"] != _NIFTI.itemsize or header["magic"] != b"n+1":
-        raise InputError(f"{path} is not a NIfTI-1 file despite its name: convert it again.")
-    dimensions = int(header["dim"][0])
-    if not 1 <= dimensions <= 7 or (header["dim"][1 : dimensions + 1] < 1).any():
-        raise _damaged(path)
-    voxels = int(np.prod(header["dim"][1 : dimensions + 1], dtype=np.int64))
-    if length < int(header["vox_offset"]) + voxels * int(header["bitpix"]) // 8:
-        raise _damaged(path)
+        header = _nifti_header(stream.read(_NIFTI.itemsize), path)
+        stream.seek(max(_NIFTI.itemsize, int(header["vox_offset"])))
+        _require_nifti_voxels(stream, header, path)
     affine, steps = _nifti_affine(header, path)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     direction = affine[:3, :3] / spacing
@@ -439,6 +437,47 @@ def _inspect_nifti(path: Path) -> _Inspected:
         ),
         steps=steps,
     )
+
+
+def _nifti_header(start: bytes, path: Path) -> Any:
+    """The header fields in the byte order of this machine."""
+    if len(start) < _NIFTI.itemsize:
+        raise _damaged(path)
+    header = np.frombuffer(start, _NIFTI)[0]
+    if header["sizeof_hdr"] not in (_NIFTI.itemsize, 540):
+        header = np.frombuffer(start, _NIFTI.newbyteorder())[0]
+    if header["sizeof_hdr"] == 540:
+        raise InputError(f"{path} is NIfTI-2: save it as NIfTI-1.")
+    if header["sizeof_hdr"] != _NIFTI.itemsize or header["magic"] != b"n+1":
+        raise InputError(f"{path} is not a NIfTI-1 file despite its name: convert it again.")
+    dimensions = int(header["dim"][0])
+    if not 1 <= dimensions <= 7 or (header["dim"][1 : dimensions + 1] < 1).any():
+        raise _damaged(path)
+    if _NIFTI_BITS.get(int(header["datatype"])) != header["bitpix"]:
+        raise _damaged(path)
+    return header
+
+
+def _require_nifti_voxels(stream: BufferedIOBase, header: Any, path: Path) -> None:
+    """Raise InputError unless all voxels are there, and numbers. Also proves a gzip checksum."""
+    voxels = int(np.prod(header["dim"][1 : header["dim"][0] + 1], dtype=np.int64))
+    missing = voxels * int(header["bitpix"]) // 8
+    kind = _NIFTI_FLOATS.get(int(header["datatype"]))
+    dtype = (
+        None if kind is None else np.dtype(kind).newbyteorder(header.dtype["dim"].base.byteorder)
+    )
+    wrong = 0
+    while missing > 0:
+        block = stream.read(min(missing, _BLOCK))
+        if not block:
+            raise _damaged(path)
+        missing -= len(block)
+        if dtype is not None:
+            wrong += int((~np.isfinite(np.frombuffer(block, dtype))).sum())
+    while stream.read(_BLOCK):
+        pass
+    if wrong:
+        raise _no_numbers(path, wrong)
 
 
 def _triple(values: Matrix) -> Triple:
@@ -529,6 +568,19 @@ def _apart_mm(one: Matrix, other: Matrix, size: Any) -> float:
 # The spaces that ITK brings to LPS; the others say nothing of the patient.
 _NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 _NRRD_SHORT = ("lps", "ras", "las")
+# Number of values in a list: the dimensions to this power.
+_META_LISTS = {
+    "DimSize": 1,
+    "ElementSpacing": 1,
+    "ElementSize": 1,
+    "Offset": 1,
+    "Position": 1,
+    "Origin": 1,
+    "CenterOfRotation": 1,
+    "TransformMatrix": 2,
+    "Orientation": 2,
+    "Rotation": 2,
+}
 _META_BYTES = {
     "MET_CHAR": 1,
     "MET_UCHAR": 1,
@@ -556,10 +608,11 @@ def _inspect_nrrd(path: Path) -> _Inspected:
                 fields[name.lower()] = value.strip()
     space = fields.get("space", "").lower().removesuffix("-time")
     known = space in _NRRD_SPACES or space.removesuffix("t") in _NRRD_SHORT
-    if not known or "space directions" not in fields:
-        raise _no_orientation(path)
     named = fields.get("data file", fields.get("datafile"))
-    return _Inspected(data=_data_file(path, named))
+    return _Inspected(
+        data=_data_file(path, named),
+        has_orientation=known and "space directions" in fields,
+    )
 
 
 def _inspect_meta(path: Path) -> _Inspected:
@@ -569,33 +622,46 @@ def _inspect_meta(path: Path) -> _Inspected:
             line = stream.readline(_BLOCK)
             if not line:
                 raise _damaged(path)
-            name, _, value = line.decode("utf-8", "replace").partition("=")
+            name, _, value = line.decode("ascii").partition("=")
             fields[name.strip()] = value.strip()
         begin = stream.tell()
+    size = [int(n) for n in fields["DimSize"].split()]
+    # ITK writes beyond its memory where a list is too long, and reads nan as 0.
+    for name in _META_LISTS.keys() & fields:
+        values = [float(v) for v in fields[name].split()]
+        if len(values) != len(size) ** _META_LISTS[name] or not np.isfinite(values).all():
+            raise _damaged(path)
+    if int(fields["NDims"]) != len(size) or min(size) < 1:
+        raise _damaged(path)
     named = fields["ElementDataFile"]
     data = None if named.upper() == "LOCAL" else _data_file(path, named)
-    if fields.get("BinaryData", "True").lower() == "true":
-        needed = int(np.prod([int(n) for n in fields["DimSize"].split()], dtype=np.int64))
-        needed *= _META_BYTES.get(fields["ElementType"], 1)
+    binary = fields.get("BinaryData", "True").lower()
+    if binary not in ("true", "false"):
+        raise _damaged(path)
+    if binary == "true":
+        needed = int(np.prod(size, dtype=np.int64)) * _META_BYTES[fields["ElementType"]]
         needed *= int(fields.get("ElementNumberOfChannels", 1))
         begin = begin if data is None else max(0, int(fields.get("HeaderSize", 0)))
         packed = fields.get("CompressedData", "False").lower() == "true"
-        if _length(data or path, begin, packed=packed) < needed:
+        if packed:
+            held = _unpacked_length(data or path, begin, int(fields["CompressedDataSize"]))
+        else:
+            held = min(needed, (data or path).stat().st_size - begin)
+        if held != needed:
             raise _damaged(path)
     return _Inspected(data=data)
 
 
-def _length(path: Path, begin: int, *, packed: bool) -> int:
-    """Bytes from ``begin`` on, unpacked. Raises zlib.error or EOFError when the packing is hurt."""
-    if not packed:
-        return path.stat().st_size - begin
-    unpacker, length = zlib.decompressobj(wbits=47), 0  # 47: zlib or gzip, as the header says
+def _unpacked_length(path: Path, begin: int, packed: int) -> int:
+    """Bytes that ``packed`` bytes from ``begin`` on hold. Raises when the packing is hurt."""
+    unpacker, length = zlib.decompressobj(wbits=47), 0  # 47: zlib or gzip, as the data say
     with path.open("rb") as stream:
         stream.seek(begin)
         while not unpacker.eof:
-            block = stream.read(_BLOCK)
+            block = stream.read(min(packed, _BLOCK))
             if not block:
                 raise EOFError
+            packed -= len(block)
             length += len(unpacker.decompress(block))
     return length
 
@@ -629,9 +695,8 @@ _FORMATS: dict[str, Callable[[Path], _Inspected]] = {
 
 def _to_write(volume: Volume) -> sitk.Image:
     kind = volume.image.GetPixelID()
+    # A cast leaves the header keys behind.
     image = sitk.Cast(volume.image, sitk.sitkFloat32 if kind == sitk.sitkFloat64 else kind)
-    for key in image.GetMetaDataKeys():
-        image.EraseMetaData(key)
     image.SetMetaData(_NOTES_KEY, f"SynthCT role={volume.role} unit={volume.unit}")
     return image
 
@@ -655,7 +720,7 @@ def _require_written(path: Path, image: sitk.Image) -> None:
     if not same_type or not Grid.of(written).matches(Grid.of(image)):
         raise _damaged(path)
     ours, theirs = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(written)
-    if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
+    if not np.array_equal(ours, theirs):
         raise _damaged(path)
 
 

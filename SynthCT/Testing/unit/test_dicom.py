@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1, RLELossless
 from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import InputError
@@ -479,6 +480,19 @@ def test_what_is_no_stack_is_refused(
         read_volume(tmp_path, Role.CT)
 
 
+def test_a_slope_that_is_no_number_is_refused(dicom_series: ModuleType, tmp_path: Path) -> None:
+    paths = dicom_series.write_series(tmp_path, ramp(), dicom_series.Layout.regular(8, 2.0))
+    content = paths[2].read_bytes()
+    slope = b"\x28\x00\x53\x10DS\x02\x00"
+    assert slope in content
+    paths[2].write_bytes(content.replace(slope + b"1 ", slope + b"x "))
+    with pytest.raises(InputError, match=r"RescaleSlope of .* is not a number"):
+        read_volume(tmp_path, Role.CT)
+    paths[2].write_bytes(content.replace(b"\x28\x00\x10\x00US\x02", b"\x28\x00\x10\x00US\x03"))
+    with pytest.raises(InputError, match=r"damaged|cut off|not a number|lacks"):
+        read_volume(tmp_path, Role.CT)
+
+
 def test_one_slice_is_refused(dicom_series: ModuleType, tmp_path: Path) -> None:
     layout = dicom_series.Layout.regular(1, 1.0)
     (path,) = dicom_series.write_series(tmp_path, np.ones((1, 4, 4), np.int16), layout)
@@ -565,6 +579,32 @@ def test_a_file_stands_for_its_series_in_its_folder(mixed: Path) -> None:
         read_volume(mixed / "RS.dcm", Role.CT)
     with pytest.raises(InputError, match="is a scout"):
         read_volume(mixed / "scout00013.dcm", Role.CT)
+
+
+def test_a_long_list_is_cut(dicom_series: ModuleType, tmp_path: Path) -> None:
+    for uid in range(11):
+        layout = dicom_series.Layout.regular(2, 2.0)
+        dicom_series.write_series(tmp_path / str(uid), ramp(2), layout, "MR", uid=f"1.{uid + 1}")
+    with pytest.raises(InputError, match=r"holds 11 DICOM series .* and 3 more"):
+        read_volume(tmp_path, Role.MR)
+
+
+def test_a_modality_that_is_no_role_needs_one(dicom_series: ModuleType, tmp_path: Path) -> None:
+    layout = dicom_series.Layout.regular(8, 2.0, tags={"Modality": "OT"})
+    dicom_series.write_series(tmp_path, ramp(), layout)
+    (series,) = list_series(tmp_path)
+    with pytest.raises(InputError, match="neither MR, CT nor PET"):
+        read_series(series)
+    assert read_series(series, Role.MU_MAP).unit == Unit.PER_CM
+
+
+def test_a_slice_without_a_series_is_refused(dicom_series: ModuleType, tmp_path: Path) -> None:
+    layout = dicom_series.Layout.regular(8, 2.0)
+    paths = dicom_series.write_series(
+        tmp_path, ramp(), layout, change=lambda _, ds: delattr(ds, "SeriesInstanceUID")
+    )
+    with pytest.raises(InputError, match="no Series Instance UID"):
+        read_volume(paths[0], Role.CT)
 
 
 def test_two_patients_in_a_folder_are_never_mixed(dicom_series: ModuleType, tmp_path: Path) -> None:
@@ -688,6 +728,33 @@ def test_compressed_slices_are_read(
     np.testing.assert_array_equal(volume.array, 2 * stored - 1000)
     assert volume.grid.spacing_mm == (1.0, 1.0, 2.0)
     assert capfd.readouterr() == ("", "")
+
+
+def _call_it_jpeg(path: Path) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = encapsulate([b"no JPEG "])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+
+
+def test_compression_that_nothing_decodes_is_refused(
+    dicom_series: ModuleType, tmp_path: Path
+) -> None:
+    paths = dicom_series.write_series(tmp_path, ramp(), dicom_series.Layout.regular(8, 2.0))
+    _call_it_jpeg(paths[3])
+    with pytest.raises(InputError, match=r"compressed as JPEG Lossless.* cannot be decoded here"):
+        read_volume(tmp_path, Role.CT)
+
+
+def test_compressed_frames_that_pydicom_cannot_decode_are_refused(
+    dicom_series: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "frames.dcm"
+    dicom_series.write_enhanced(path, ramp(), dicom_series.Layout.regular(8, 2.0))
+    _call_it_jpeg(path)
+    with pytest.raises(InputError, match="several frames compressed"):
+        read_volume(path, Role.MR)
 
 
 # --- provenance ----------------------------------------------------------------------------
