@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.gate.contrast import brain_of, contrast_of_tags
@@ -21,6 +21,7 @@ USUAL_WIDTH_MM, USUAL_LENGTH_MM = (110.0, 200.0), (140.0, 245.0)
 # So much missing at a side or at the top means that the field was not laid around a head.
 FAR_BEYOND_MM = 12.0
 FAR_ABOVE_MM = 40.0
+NO_SKULL = "no skull is seen below the skin"
 
 # A brain has 0.8 to 1.7 l, with the fluid around it up to 2; an adult head down to the skull base
 # has 3. The brain ends below, a head goes on into the neck.
@@ -105,41 +106,39 @@ def _brain_only(view: View, head: Head) -> Iterator[Finding]:
 
 
 def _orientation(view: View, head: Head) -> Iterator[Finding]:
-    """A head leaves the field through its neck: when only another face is cut, it lies wrong."""
+    """A head leaves the field through its neck: turned, it would pass for a head."""
     through = [face for face in Face if head.contact_mm2[face] >= NECK_MM2]
     if len(through) != 1 or through[0] is Face.INFERIOR:
         return
-    if head.contact_mm2[Face.INFERIOR] < NO_NECK_MM2:
+    if head.contact_mm2[Face.INFERIOR] < NO_NECK_MM2 and not _doubts(view, head.turned(through[0])):
         yield warning(
             "head.orientation",
             view.name,
-            f"The head in the {view.name} leaves the field at the {through[0].word} and not below, as "
-            "if its orientation were wrong: compare it with the letters R, A and S in a viewer, and "
-            "convert it again from DICOM if it lies wrong.",
+            f"The head in the {view.name} leaves the field at the {through[0].word} and not below, "
+            "as if its orientation were wrong: compare it with the letters R, A and S in a viewer, "
+            "and convert it again from DICOM if it lies wrong.",
         )
 
 
 def _not_a_head(view: View, head: Head) -> Iterator[Finding]:
-    """Reasons against a head are counted; a missing skull alone raises a doubt."""
-    has_skull = view.role == Role.CT or head.skull_darkness < SKULL_DARKNESS
-    against = _reasons_against(head)
-    if not has_skull:
-        against.append("no skull is seen below the skin")
-    if has_skull and len(against) < 2:
+    """Two reasons against a head raise a doubt, and so does a missing skull alone."""
+    doubts = _doubts(view, head)
+    if len(doubts) < 2 and NO_SKULL not in doubts:
         return
-    shown = ", ".join(against)
-    sure = not has_skull and len(against) >= 3
-    raise_it: Callable[[str, str, str], Finding] = error if sure else warning
-    yield raise_it(
+    found = error if NO_SKULL in doubts and len(doubts) >= 3 else warning
+    yield found(
         "head.not-a-head",
         view.name,
-        f"The {view.name} does not look like a head ({shown}) and the model is made for heads: "
-        "choose another volume or another model.",
+        f"The {view.name} does not look like a head ({', '.join(doubts)}) and the model is made "
+        "for heads: choose another volume or another model.",
     )
 
 
-def _reasons_against(head: Head) -> list[str]:
+def _doubts(view: View, head: Head) -> list[str]:
+    """Reasons against a head, in words."""
     against = []
+    if view.role == Role.MR and not head.skull_darkness < SKULL_DARKNESS:
+        against.append(NO_SKULL)
     proportion = head.width_mm / max(head.length_mm, 1.0)
     usual = _within(head.width_mm, USUAL_WIDTH_MM) and _within(head.length_mm, USUAL_LENGTH_MM)
     if not (usual and _within(proportion, PROPORTION)):
@@ -178,8 +177,8 @@ def _size(view: View, head: Head, tested: TestedRange) -> Iterator[Finding]:
         yield warning(
             "head.size",
             view.name,
-            f"The head in the {view.name} is {_measures(head)}, which is unusual: check the spacing "
-            f"({_spacing(view)} mm a voxel now).",
+            f"The head in the {view.name} is {_measures(head)}, which is unusual: check the "
+            f"spacing ({_spacing(view)} mm a voxel now).",
         )
 
 
@@ -269,8 +268,8 @@ def _brain(view: View, head: Head, tested: TestedRange) -> Iterator[Finding]:
         yield note(
             "head.bias",
             view.name,
-            f"The brain is {brain.brightness_ratio:.1f} times as bright in one place of the MR as in "
-            "another: leave the bias correction on.",
+            f"The brain in the MR is {brain.brightness_ratio:.1f} times as bright in one place as "
+            "in another: leave the bias correction on.",
         )
 
 

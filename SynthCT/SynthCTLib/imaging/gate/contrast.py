@@ -85,7 +85,7 @@ def brain_of(head: Head) -> Brain:
     nothing = Brain(None, float("nan"), float("nan"), float("nan"))
     if np.count_nonzero(inside) < LEAST_VOXELS:
         return nothing
-    sigma = [SURROUNDINGS_MM / s for s in head.scan.spacing_mm]
+    sigma = [SURROUNDINGS_MM / s for s in head.spacing_mm]
     weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
     summed = ndimage.gaussian_filter(np.where(inside, head.values, 0).astype(np.float32), sigma)
     around = summed[inside] / np.maximum(weight[inside], 1e-6)

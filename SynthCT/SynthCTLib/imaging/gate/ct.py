@@ -97,8 +97,8 @@ def check_ct(view: View) -> Iterator[Finding]:
         yield note(
             "ct.clipped-high",
             view.name,
-            f"The CT ends at {view.high:g} HU ({at_top} voxels lie there): nothing to do, but teeth "
-            "and metal may be denser than it tells.",
+            f"The CT ends at {view.high:g} HU ({at_top} voxels lie there): nothing to do, but "
+            "teeth and metal may be denser than it tells.",
         )
     metal_ml = np.count_nonzero(values >= METAL_HU) * view.volume.grid.voxel_mm3 / 1000
     if metal_ml >= METAL_ML:

@@ -41,25 +41,37 @@ MIDLINE_MM, FOREHEAD_MM, FACE_MM = 30.0, (40.0, 85.0), (95.0, 145.0)
 
 @dataclass(frozen=True)
 class Head:
-    """The head (or whatever stands out from the background) in a shrunken scan."""
+    """The head (or whatever stands out from the background) in a shrunken scan.
 
-    scan: Scan
+    Arrays and spacing are (z, y, x) in LPS order.
+    """
+
+    values: Values
     mask: Mask
+    spacing_mm: tuple[float, float, float]
 
     @staticmethod
     def of(scan: Scan) -> Head:
         """Find it. Raises InputError when nothing stands out from the background."""
-        return Head(scan, np.asarray(head_mask(scan.volume).array > 0))
+        mask = np.asarray(head_mask(scan.volume).array > 0)
+        return Head(scan.volume.array, mask, scan.spacing_mm)
 
-    @property
-    def values(self) -> Values:
-        """Voxels of the scan, (z, y, x)."""
-        return self.scan.volume.array
+    def turned(self, face: Face) -> Head:
+        """The same with ``face`` below, and the longer of the other two axes from front to back."""
+        axis, index = face.value
+        others = sorted({0, 1, 2} - {axis}, key=lambda a: -self._length(self.mask, a))
+        order = (axis, *others)
+        step = 1 if index == 0 else -1
+        return Head(
+            self.values.transpose(order)[::step],
+            self.mask.transpose(order)[::step],
+            (self.spacing_mm[order[0]], self.spacing_mm[order[1]], self.spacing_mm[order[2]]),
+        )
 
     @property
     def volume_ml(self) -> float:
         """Volume of the mask."""
-        return float(np.count_nonzero(self.mask) * np.prod(self.scan.spacing_mm) / 1000)
+        return float(np.count_nonzero(self.mask) * np.prod(self.spacing_mm) / 1000)
 
     @cached_property
     def depth_below_vertex_mm(self) -> npt.NDArray[np.float64]:
@@ -67,7 +79,7 @@ class Head:
         slices = np.flatnonzero(self.mask.any(axis=(1, 2)))
         top = int(slices[-1]) if slices.size else 0
         slices_below = top - np.arange(self.mask.shape[0], dtype=np.float64)
-        return np.asarray(slices_below * self.scan.spacing_mm[0], dtype=np.float64)
+        return np.asarray(slices_below * self.spacing_mm[0], dtype=np.float64)
 
     def _between(self, least_mm: float, most_mm: float) -> Mask:
         """The slices whose depth below the vertex lies in a range."""
@@ -94,7 +106,7 @@ class Head:
         occupied = np.flatnonzero(mask.any(axis=others))
         if not occupied.size:
             return 0.0
-        return float(occupied[-1] - occupied[0] + 1) * self.scan.spacing_mm[axis]
+        return float(occupied[-1] - occupied[0] + 1) * self.spacing_mm[axis]
 
     @property
     def growth(self) -> float:
@@ -104,7 +116,7 @@ class Head:
     @cached_property
     def contact_mm2(self) -> dict[Face, float]:
         """Area where the head meets each face of the field; at the sides above the shoulders."""
-        spacing = self.scan.spacing_mm
+        spacing = self.spacing_mm
         above = self.mask[self._between(0, ABOVE_SHOULDERS_MM * self.growth)]
         found = {}
         for face in Face:
@@ -118,7 +130,7 @@ class Head:
         radius = VAULT_RADIUS_MM
         rest = radius**2 - self.contact_mm2[face] / np.pi
         height = radius - float(np.sqrt(max(rest, 0.0)))
-        return height if height > self.scan.spacing_mm[face.axis] + TOUCH_MM else 0.0
+        return height if height > self.spacing_mm[face.axis] + TOUCH_MM else 0.0
 
     @cached_property
     def cut_faces(self) -> tuple[Face, ...]:
@@ -128,14 +140,14 @@ class Head:
     @cached_property
     def depth_mm(self) -> npt.NDArray[np.float64]:
         """Distance of each voxel of the mask from the skin; where the field cuts is no skin."""
-        margin = int(np.ceil(2 * BRAIN_DEPTH_MM / min(self.scan.spacing_mm)))
+        margin = int(np.ceil(2 * BRAIN_DEPTH_MM / min(self.spacing_mm)))
         padded = self.mask
         for face in Face:
             side = 0 if face.value[1] == 0 else 1
             width = [(0, 0)] * 3
             width[face.axis] = (margin, 0) if side == 0 else (0, margin)
             padded = np.pad(padded, width, mode="edge" if face in self.cut_faces else "constant")
-        depth = ndimage.distance_transform_edt(padded, sampling=self.scan.spacing_mm)
+        depth = ndimage.distance_transform_edt(padded, sampling=self.spacing_mm)
         inner = slice(margin, -margin)
         return np.asarray(depth[inner, inner, inner])
 
@@ -179,7 +191,7 @@ class Head:
         """
         forehead = self._front_mm(*FOREHEAD_MM)
         face = self._front_mm(*FACE_MM)
-        run = max(1, round(20.0 * self.growth / self.scan.spacing_mm[0]))
+        run = max(1, round(20.0 * self.growth / self.spacing_mm[0]))
         if forehead.size == 0 or face.size < run:
             return float("nan")
         lasting = ndimage.minimum_filter1d(face, run, mode="nearest")
@@ -191,9 +203,9 @@ class Head:
         if not columns.size:
             return np.zeros(0)
         middle = (columns[0] + columns[-1]) / 2
-        half = MIDLINE_MM / 2 / self.scan.spacing_mm[2]
+        half = MIDLINE_MM / 2 / self.spacing_mm[2]
         band = slice(max(0, int(middle - half)), int(middle + half) + 1)
         slices = self._between(least_mm * self.growth, most_mm * self.growth)
         rows = np.asarray(self.mask[slices][:, :, band].any(axis=2))
         first = np.argmax(rows[rows.any(axis=1)], axis=1)
-        return np.asarray(first * self.scan.spacing_mm[1], dtype=np.float64)
+        return np.asarray(first * self.spacing_mm[1], dtype=np.float64)
