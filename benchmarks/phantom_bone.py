@@ -1,10 +1,11 @@
-"""HU of bone in the phantom's CT against a real head CT (simulated N = 3 anatomies, real N = 1).
+"""HU of bone in the phantom's CT against a real head CT (simulated N = 3 x 3 seeds, real N = 1).
 
     python benchmarks/phantom_bone.py --data-pack DIR [--out DIR]
 
 Bone is every voxel of the head from 300 HU up, between the vertex and 160 mm below it. The phantom
 is brought onto voxels like the real scan's first (mean over its slice thickness). The distance is
-the first Wasserstein distance between the two distributions of HU.
+the first Wasserstein distance between the two distributions of HU, those of the seeds pooled. The
+means of the bones were fitted to this one scan: the figure shows a fit, not a prediction.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 HELD_OUT = ("head_05", "head_12", "head_18")
-SEED = 7
+SEEDS = (7, 8, 9)
 EXTENT_MM = 160.0
 PERCENTILES = (5, 25, 50, 75, 95)
 FINE_SLICES = 2  # linear samples that are averaged over the thickness of one slice
@@ -101,10 +102,13 @@ def main() -> None:
     simulated: dict[str, Values] = {}
     for name in HELD_OUT:
         labels = clean_labels(read_label_map(arguments.data_pack / "labels" / f"{name}.nii.gz"))
-        ct = scanned_like(to_lps(make_pair(labels, seed=SEED).ct).volume, scan.volume)
-        head = head_mask(ct)
-        simulated[name] = bone_hu(ct, head)
-        print(row(name, "simulated", bone_share(ct, head), simulated[name], real))
+        cts = [
+            scanned_like(to_lps(make_pair(labels, seed=seed).ct).volume, scan.volume)
+            for seed in SEEDS
+        ]
+        head = head_mask(cts[0])
+        simulated[name] = np.concatenate([bone_hu(ct, head) for ct in cts])
+        print(row(name, "simulated", bone_share(cts[0], head), simulated[name], real), flush=True)
     pooled = np.concatenate(list(simulated.values()))
     print(f"\nAll simulated heads together: {wasserstein_distance(pooled, real):.0f} HU from real.")
     draw(arguments.out / "phantom_bone.png", real, simulated.items())

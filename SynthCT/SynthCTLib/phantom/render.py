@@ -15,8 +15,8 @@ from SynthCTLib.phantom.options import Contrast, PhantomOptions
 from SynthCTLib.phantom.tissues import APPEARANCE, TISSUE_OF_LABEL, Tissue
 from SynthCTLib.volume import AIR_HU, Triple
 
-# Subcutaneous fat lies directly under the skin; 3 to 7 mm on the scalp (Hori et al., Ann Plast
-# Surg 1972), more on cheek and neck, where the label maps' skin is followed by deeper soft tissue.
+# Chosen by looking at real T1 heads, as everything here: the scalp is a bright layer of a few
+# millimetres under the skin, with muscle below it at the temples and in the neck.
 _SCALP_FAT_MM = 4.0
 _SCALP_FAT_SD_MM = 1.2
 _SCALP_FAT_FWHM_MM = 25.0  # over which its thickness varies
