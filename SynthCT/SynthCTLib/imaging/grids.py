@@ -103,16 +103,21 @@ class Reoriented:
     """
 
     volume: Volume
-    original_code: str
+    original: Grid
 
     def restore(self, volume: Volume) -> Volume:
-        """A volume on the canonical grid, back in the original axis order."""
-        return volume.with_image(sitk.DICOMOrient(volume.image, self.original_code))
+        """A volume on the canonical grid, back on exactly the original grid."""
+        image = sitk.DICOMOrient(volume.image, _axis_code(self.original))
+        image.SetOrigin(self.original.origin_mm)  # not one rounding away from it
+        image.SetDirection(self.original.direction)
+        return volume.with_image(image)
 
 
 def to_lps(volume: Volume) -> Reoriented:
     """Permute and flip the axes so that x runs to the left, y to posterior, z to superior."""
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(
-        volume.image.GetDirection()
-    )
-    return Reoriented(volume.with_image(sitk.DICOMOrient(volume.image, "LPS")), code)
+    return Reoriented(volume.with_image(sitk.DICOMOrient(volume.image, "LPS")), volume.grid)
+
+
+def _axis_code(grid: Grid) -> str:
+    code: str = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
+    return code

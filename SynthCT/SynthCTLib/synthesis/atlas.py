@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from pydantic import ConfigDict
 from scipy import ndimage
 
-from SynthCTLib.errors import InputError
+from SynthCTLib.errors import InputError, RegistrationFailed
 from SynthCTLib.imaging.grids import Reoriented, isotropic_grid, resample, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
@@ -42,6 +43,7 @@ from SynthCTLib.volume import AIR_HU, Grid, Role, Step, Volume
 
 Array = npt.NDArray[np.float32]
 
+MOST_FOLDING = 0.01  # share of the head: where space folds, the similarity is low and counts little
 MARGIN_MM = 12.0  # of the working grid around the subject's head, so that skin is not cut
 
 
@@ -54,6 +56,8 @@ class AtlasSettings:
     ``similarity_mm``: standard deviation of the Gaussian window of the local correlation.
     ``sharpness``: an atlas counts by exp(sharpness x local correlation); 0 is the plain mean.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     atlases: tuple[str, ...]
     registration: Literal["affine", "deformable"]
@@ -108,21 +112,31 @@ class AtlasSynthesizer:
         similarity = LocalCorrelation(mr, head_work, self.settings.similarity_mm)
         parts = progress.concurrent("Registering the atlases", 0.7, len(atlases))
 
-        def register(atlas: Atlas, part: Progress) -> _Warped:
-            return self._warp(atlas, mr, head_work, affine.transform, similarity, part)
+        def register(atlas: Atlas, part: Progress) -> _Warped | None:
+            try:
+                return self._warp(atlas, mr, head_work, affine.transform, similarity, part)
+            except RegistrationFailed as error:
+                part.note(f"Atlas {atlas.name} was left out: {error}")
+                return None
 
         mixture = _Mixture(mr.array.shape)
         facts = []
         pool = ThreadPoolExecutor(max_workers=max(1, self.machine.threads))
         try:
             for warped in pool.map(register, atlases, parts):  # in order: the same sums every time
-                mixture.add(warped)
-                facts.append(warped.facts)
+                if warped is not None:
+                    mixture.add(warped)
+                    facts.append(warped.facts)
         finally:
             pool.shutdown(cancel_futures=True)
 
-        progress.stage("Combining", 0.05)
         enough = min(self.settings.minimum_atlases, len(atlases))
+        if len(facts) < enough:
+            raise RegistrationFailed(
+                f"Only {len(facts)} of {len(atlases)} atlases could be registered to the head: "
+                "check that the MR shows a whole head and is the right way up."
+            )
+        progress.stage("Combining", 0.05)
         hu, spread, covered = mixture.result(enough)
         answer = Synthesis(
             *self._on_input_grid(canonical, head, mr, hu, spread, covered),
@@ -156,7 +170,9 @@ class AtlasSynthesizer:
             registered = register_deformable(
                 mr,
                 atlas.mr,
-                DeformableOptions(threads=1, least_quality=LEAST_LIKENESS),
+                DeformableOptions(
+                    threads=1, least_quality=LEAST_LIKENESS, folding_limit=MOST_FOLDING
+                ),
                 initial=registered,
                 fixed_mask=head,
                 progress=progress.within(f"{atlas.name}: deformable", 0.6),

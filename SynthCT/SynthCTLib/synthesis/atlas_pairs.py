@@ -15,7 +15,7 @@ from SynthCTLib import __version__
 from SynthCTLib.errors import MissingModel, OutputError
 from SynthCTLib.imaging.files import read_label_map, read_volume, write_volume
 from SynthCTLib.imaging.grids import to_lps
-from SynthCTLib.phantom import PhantomOptions, clean_labels, make_pair
+from SynthCTLib.phantom import PhantomOptions, make_pair
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     AffineOptions,
@@ -95,7 +95,7 @@ def _open_pair(name: str, machine: Machine, progress: Progress) -> _Pair:
     if files and all(file.is_file() for file in files.values()):
         volumes = {part: read_volume(files[part], role) for part, role in roles.items()}
         return _Pair(name, key, **volumes)
-    labels = clean_labels(read_label_map(path))
+    labels = read_label_map(path)
     pair = make_pair(labels, options, seed=PHANTOM_SEED, device=machine.device)
     volumes = {
         "mr": _as_int16(pair.mr, 1000.0 / float(np.percentile(pair.mr.array, 99.9))),

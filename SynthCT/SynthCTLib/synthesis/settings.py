@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
+from pydantic import TypeAdapter, ValidationError
 
 from SynthCTLib.errors import MissingModel
 from SynthCTLib.synthesis.card import ModelCard
@@ -14,13 +13,15 @@ T = TypeVar("T")
 
 
 def settings_of(card: ModelCard, kind: type[T]) -> T:
-    """The card's architecture settings as ``kind``. Raises MissingModel on an unknown key."""
-    strict = checked(kind, config=ConfigDict(extra="forbid"))
+    """The card's architecture settings as the dataclass ``kind``.
+
+    ``kind`` carries ``__pydantic_config__`` with ``extra`` forbidden. Raises MissingModel for a
+    wrong value or an unknown key.
+    """
     try:
-        made = TypeAdapter(strict).validate_python(card.architecture.settings)
+        return TypeAdapter(kind).validate_python(card.architecture.settings)
     except ValidationError as error:
         reason = " ".join(str(error).split())
         raise MissingModel(
             f"The settings on the card of model {card.name} are not valid ({reason}): correct them."
         ) from error
-    return made

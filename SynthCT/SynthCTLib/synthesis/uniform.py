@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from SynthCTLib.imaging.masks import body_contour
 from SynthCTLib.progress import Progress
@@ -21,6 +23,8 @@ from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
 @dataclass(frozen=True)
 class UniformSettings:
     """The HU written inside the body: 40 is muscle at 120 kVp (soft tissue of segmented MR-AC)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     tissue_hu: float = 40.0
 

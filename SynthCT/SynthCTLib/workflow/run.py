@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.bias import correct_bias
-from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.files import read_volume, reading_notes, write_volume
 from SynthCTLib.imaging.gate import Finding, Severity, TestedRange, inspect, inspect_pair
 from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
 from SynthCTLib.imaging.masks import (
@@ -60,6 +60,7 @@ from SynthCTLib.workflow.result import (
     provenance_record,
     software_versions,
 )
+
 
 @dataclass
 class Outcome:
@@ -119,8 +120,10 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     outcome.card = card
     slot = Slot(request.task.input_role.value)
     progress.stage("Reading", 0.03)
-    source = read_slot(job, slot)
-    reference = read_slot(job, Slot.REFERENCE_CT) if Slot.REFERENCE_CT in request.inputs else None
+    source = read_slot(job, slot, progress)
+    reference = (
+        read_slot(job, Slot.REFERENCE_CT, progress) if Slot.REFERENCE_CT in request.inputs else None
+    )
 
     progress.stage("Checking the inputs", 0.04)
     admit(outcome, progress, source, card.tested)
@@ -160,9 +163,9 @@ def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     """Compare a synthetic CT that exists already with a reference CT."""
     request, options = job.request, job.request.options
     progress.stage("Reading", 0.1)
-    synthetic = read_slot(job, Slot.SYNTHETIC_CT)
-    reference = read_slot(job, Slot.REFERENCE_CT)
-    mr = read_slot(job, Slot.MR) if Slot.MR in request.inputs else None
+    synthetic = read_slot(job, Slot.SYNTHETIC_CT, progress)
+    reference = read_slot(job, Slot.REFERENCE_CT, progress)
+    mr = read_slot(job, Slot.MR, progress) if Slot.MR in request.inputs else None
     progress.stage("Checking the inputs", 0.1)
     for volume in (synthetic, reference, *([mr] if mr is not None else [])):
         admit(outcome, progress, volume, None)
@@ -238,10 +241,13 @@ def compare(
     progress.update(1.0)
 
 
-def read_slot(job: JobFolder, slot: Slot) -> Volume:
-    """Read one input of the job."""
+def read_slot(job: JobFolder, slot: Slot, progress: Progress) -> Volume:
+    """Read one input of the job; what was decided in reading it is said."""
     entry = job.request.inputs[slot]
-    return read_volume(job.input_path(slot), slot.role, entry.unit, series=entry.series)
+    volume = read_volume(job.input_path(slot), slot.role, entry.unit, series=entry.series)
+    for note in reading_notes(volume):
+        progress.note(note)
+    return volume
 
 
 def admit(outcome: Outcome, progress: Progress, volume: Volume, tested: TestedRange | None) -> None:

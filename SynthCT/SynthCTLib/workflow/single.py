@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from SynthCTLib.errors import InputError, OutputError
-from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.files import read_volume, reading_notes, write_volume
 from SynthCTLib.imaging.gate import Severity, inspect
 from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
 from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, to_pet_grid
@@ -137,6 +137,8 @@ def _admitted(path: Path, role: Role, series: str | None, progress: Progress) ->
     if not path.exists():
         raise InputError(f"There is no file {path}: check its name.")
     volume = read_volume(path, role, series=series)
+    for note in reading_notes(volume):
+        progress.note(note)
     for finding in inspect(volume):
         if finding.severity == Severity.ERROR:
             raise InputError(finding.message)

@@ -72,7 +72,8 @@ def test_result_is_written_last_and_names_every_output(tmp_path: Path, source: P
     assert result["outputs"]["ct"]["sha256"] == sha256_of(job.path / "ct.nii.gz")
     assert not job.work.exists()
     assert "Done." in (job.path / "log.txt").read_text()
-    events = [json.loads(line) for line in (job.path / "progress.jsonl").open()]
+    lines = (job.path / "progress.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
     assert events[0]["stage"] == "Working"
 
 
