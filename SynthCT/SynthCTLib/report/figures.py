@@ -82,10 +82,10 @@ class Look:
 
     @staticmethod
     def mr(title: str, mr: Volume, view: View) -> Look:
-        """Grey from nothing to the 99.5th percentile of the slices shown; MR has no unit."""
+        """Grey from the 1st to the 99th percentile of the slices shown; MR has no unit."""
         shown = np.concatenate([view.slice_of(mr.array, plane).ravel() for plane in Plane])
         shown = shown[np.isfinite(shown)]
-        low, high = (float(v) for v in np.percentile(shown, (1.0, 99.5))) if shown.size else (0, 1)
+        low, high = (float(v) for v in np.percentile(shown, (1.0, 99.0))) if shown.size else (0, 1)
         return Look(title, "gray", low, high if high > low else low + 1.0, "a.u.")
 
     @staticmethod

@@ -652,6 +652,8 @@ def test_sections_without_content_are_absent(
     }
     assert "The checks of the input had nothing to report." in bare_page.text
     assert "The checks of the input had nothing to report." not in full_page.text
+    assert "Hatched: not founded on data" in full_page.text
+    assert "Hatched" not in bare_page.text
 
 
 def test_limb_is_not_called_a_head(tmp_path: Path) -> None:
