@@ -67,15 +67,15 @@ def head_mask(volume: Volume) -> Volume:
     Raises InputError when nothing stands out from the background.
     """
     canonical = to_lps(volume)
-    work = _coarsen(canonical.volume.image)
+    work = coarsen(canonical.volume.image)
     tissue, box = _cropped(_tissue(work, volume))
     spacing = work.GetSpacing()
     # Solid before bridges are cut: a thin scalp alone would not survive.
-    solid = without_bridges(_filled_by_slice(tissue), spacing, BRIDGE_RADIUS_MM, REACH_MM)
+    solid = without_bridges(filled_by_slice(tissue), spacing, BRIDGE_RADIUS_MM, REACH_MM)
     head = _closed(solid, spacing)
     whole = np.zeros(work.GetSize()[::-1], dtype=bool)
     whole[box] = largest_component(head)
-    mask = canonical.volume.mask(_refine(whole, work, canonical.volume.image))
+    mask = canonical.volume.mask(refine(whole, work, canonical.volume.image))
     return canonical.restore(_named(mask, volume, "head_mask"))
 
 
@@ -87,12 +87,12 @@ def body_contour(volume: Volume) -> Volume:
     Raises InputError when nothing stands out from the background.
     """
     canonical = to_lps(volume)
-    work = _coarsen(canonical.volume.image)
+    work = coarsen(canonical.volume.image)
     tissue, box = _cropped(_tissue(work, volume))
     body = fill_cavities(tissue)
     whole = np.zeros(work.GetSize()[::-1], dtype=bool)
     whole[box] = large_components(body, BODY_PART_SHARE)
-    mask = canonical.volume.mask(_refine(whole, work, canonical.volume.image))
+    mask = canonical.volume.mask(refine(whole, work, canonical.volume.image))
     return canonical.restore(_named(mask, volume, "body_contour"))
 
 
@@ -218,11 +218,11 @@ def _closed(tissue: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     inner = tuple(slice(p, -p) for p in pad)
     wide = dilated(np.pad(tissue, [(p, p) for p in pad]), spacing_mm, OPENING_RADIUS_MM)
     # Filling while the openings are shut, and within the array only, where the cut faces are.
-    wide[inner] = _filled_by_slice(wide[inner])
-    return _filled_by_slice(eroded(wide, spacing_mm, OPENING_RADIUS_MM)[inner] | tissue)
+    wide[inner] = filled_by_slice(wide[inner])
+    return filled_by_slice(eroded(wide, spacing_mm, OPENING_RADIUS_MM)[inner] | tissue)
 
 
-def _filled_by_slice(mask: Mask) -> Mask:
+def filled_by_slice(mask: Mask) -> Mask:
     """The mask with its cavities and those of each axial slice: a cut need not be at an edge."""
     return fill_cavities(np.stack([axial | cavities(axial) for axial in mask]))
 
@@ -277,13 +277,13 @@ def mr_tissue_level(image: sitk.Image) -> sitk.Image:
     )
 
 
-def _coarsen(image: sitk.Image) -> sitk.Image:
+def coarsen(image: sitk.Image) -> sitk.Image:
     factors = [max(1, int(WORKING_SPACING_MM / s + 1e-6)) for s in image.GetSpacing()]
     factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]
     return sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors)
 
 
-def _refine(mask: Mask, work: sitk.Image, image: sitk.Image) -> Mask:
+def refine(mask: Mask, work: sitk.Image, image: sitk.Image) -> Mask:
     """The mask of the working grid on the grid of the image, its outline interpolated."""
     if work.GetSize() == image.GetSize():
         return mask
