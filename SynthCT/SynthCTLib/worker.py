@@ -29,7 +29,11 @@ def main(arguments: list[str]) -> int:
 
             run_job(JobFolder.open(Path(arguments[0])), _silent, is_cancelled)
 
-        return exit_code_of(work, lambda line: sys.stderr.write(line + "\n") and None)
+        return exit_code_of(work, _say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _silent(event: ProgressEvent) -> None:

@@ -30,6 +30,7 @@ from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     AffineOptions,
     DeformableOptions,
+    Registration,
     RigidOptions,
     register_affine,
     register_deformable,
@@ -44,6 +45,7 @@ from SynthCTLib.volume import AIR_HU, Grid, Role, Step, Volume
 Array = npt.NDArray[np.float32]
 
 MOST_FOLDING = 0.01  # share of the head: where space folds, the similarity is low and counts little
+TISSUE_HU = -500.0  # above it a CT shows tissue, below it air
 MARGIN_MM = 12.0  # of the working grid around the subject's head, so that skin is not cut
 
 
@@ -92,23 +94,9 @@ class AtlasSynthesizer:
         mr = resample(canonical.volume, work)
         head_work = resample(head, work)
 
-        start = progress.within("Aligning the head with the template", 0.12)
-        rigid = register_rigid(
-            mr,
-            atlases[0].mr,
-            RigidOptions(threads=self.machine.threads, least_quality=LEAST_LIKENESS),
-            fixed_mask=head_work,
-            progress=start.within("Rigid", 0.6),
+        affine = self._onto_template(
+            mr, head_work, atlases[0], progress.within("Aligning with the template", 0.12)
         )
-        affine = register_affine(
-            mr,
-            atlases[0].mr,
-            AffineOptions(threads=self.machine.threads, least_quality=LEAST_LIKENESS),
-            initial=rigid,
-            fixed_mask=head_work,
-            progress=start.within("Affine", 0.4),
-        )
-
         similarity = LocalCorrelation(mr, head_work, self.settings.similarity_mm)
         parts = progress.concurrent("Registering the atlases", 0.7, len(atlases))
 
@@ -147,6 +135,35 @@ class AtlasSynthesizer:
         )
         progress.update(1.0)
         return answer
+
+    def _onto_template(
+        self, mr: Volume, head: Volume, template: Atlas, progress: Progress
+    ) -> Registration:
+        """Rigid with the template brought to the size of the head, then affine.
+
+        Unless sizes agree, the best rigid pose of a child's head in an adult's is a tilted one.
+        """
+        ratio = head_radius_mm(head) / head_radius_mm(
+            template.ct.mask(template.ct.array > TISSUE_HU)
+        )
+        shrink = sitk.ScaleTransform(3, (1 / ratio,) * 3)
+        shrink.SetCenter(template.mr.grid.centre_mm.tolist())
+        threads = self.machine.threads
+        rigid = register_rigid(
+            mr,
+            _resized(template.mr, ratio),
+            RigidOptions(threads=threads, least_quality=LEAST_LIKENESS),
+            fixed_mask=head,
+            progress=progress.within("Rigid", 0.6),
+        )
+        return register_affine(
+            mr,
+            template.mr,
+            AffineOptions(threads=threads, least_quality=LEAST_LIKENESS),
+            initial=sitk.CompositeTransform([shrink, rigid.transform]),
+            fixed_mask=head,
+            progress=progress.within("Affine", 0.4),
+        )
 
     def _warp(
         self,
@@ -294,7 +311,8 @@ class LocalCorrelation:
     @property
     def subject_array(self) -> npt.NDArray[Any]:
         """The subject's MR on the coarse grid."""
-        return sitk.GetArrayFromImage(self.subject)
+        values: npt.NDArray[Any] = sitk.GetArrayFromImage(self.subject)
+        return values
 
     def to(self, other: Volume) -> Array:
         """Correlation of an image on the MR's grid with the MR, -1 to 1, shape (z, y, x)."""
@@ -316,7 +334,8 @@ class LocalCorrelation:
             self.grid.direction,
             0.0,
         )
-        return sitk.GetArrayFromImage(fine)
+        values: Array = sitk.GetArrayFromImage(fine)
+        return values
 
     def _smooth(self, image: sitk.Image) -> sitk.Image:
         return sitk.SmoothingRecursiveGaussian(image, self.sigma_mm)
@@ -325,6 +344,25 @@ class LocalCorrelation:
         mean = self._smooth(image)
         variance = self._smooth(image * image) - mean * mean
         return mean, sitk.Clamp(variance, sitk.sitkFloat32, 0.0)
+
+
+def head_radius_mm(head: Volume) -> float:
+    """Radius of the disc that is as large as the head where it is widest, in its upper 10 cm."""
+    upright = to_lps(head).volume
+    areas = np.count_nonzero(upright.array > 0, axis=(1, 2))
+    x_mm, y_mm, z_mm = upright.grid.spacing_mm
+    top = int(np.flatnonzero(areas).max(initial=0)) + 1
+    upper = areas[max(0, top - round(100 / z_mm)) : top]
+    return float(np.sqrt(np.quantile(upper, 0.95) * x_mm * y_mm / np.pi))
+
+
+def _resized(volume: Volume, ratio: float) -> Volume:
+    """The same voxels, larger by a ratio about the centre of the grid."""
+    image = sitk.Image(volume.image)
+    centre = volume.grid.centre_mm
+    image.SetSpacing([s * ratio for s in volume.grid.spacing_mm])
+    image.SetOrigin((centre + ratio * (np.asarray(volume.grid.origin_mm) - centre)).tolist())
+    return volume.with_image(image, step=Step("resized", {"ratio": ratio}))
 
 
 def _working_grid(head: Volume, spacing_mm: float) -> Grid:

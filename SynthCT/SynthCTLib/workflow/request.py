@@ -14,7 +14,6 @@ from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role, Unit
 
-SCHEMA_VERSION = 1
 SUBJECT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
@@ -76,7 +75,7 @@ class Options(_Part):
 class JobRequest(_Part):
     """A synthesis (``task`` names it) or the evaluation of a synthetic CT (``task`` is None)."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     subject: Annotated[str, Field(pattern=SUBJECT_NAME)] = "subject"
     task: Task | None
     model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import SimpleITK as sitk
 
@@ -27,54 +27,35 @@ from SynthCTLib.imaging.masks import (
 )
 from SynthCTLib.imaging.table import remove_table
 from SynthCTLib.metrics.errors import difference
-from SynthCTLib.metrics.evaluation import Evaluation, evaluate
+from SynthCTLib.metrics.evaluation import evaluate
 from SynthCTLib.physics.mumap import (
     DISTINCT_CONVENTIONS,
-    TissueMu,
     check_mu_map,
     hu_to_mu,
     mean_mu_by_tissue,
 )
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.registration import (
-    Quality,
+    Kind,
+    Registration,
     RigidOptions,
     assess,
     read_transform,
     register_rigid,
     write_transform,
 )
-from SynthCTLib.report import Kind, RegistrationFacts, ReportContent, write_report
-from SynthCTLib.synthesis.card import ModelCard
+from SynthCTLib.report import write_report
 from SynthCTLib.synthesis.registry import Machine, default_card, find_card, open_model
 from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
 from SynthCTLib.volume import Role, Step, Volume
 from SynthCTLib.workflow.device import choose_device
 from SynthCTLib.workflow.folder import JobFolder
+from SynthCTLib.workflow.outcome import Outcome, report_content, result_record
 from SynthCTLib.workflow.request import JobRequest, Slot
 from SynthCTLib.workflow.result import (
-    FindingRecord,
     JobResult,
     OutputFile,
-    plain,
-    provenance_record,
-    software_versions,
 )
-
-
-@dataclass
-class Outcome:
-    """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``)."""
-
-    volumes: dict[str, Volume] = field(default_factory=dict)
-    transforms: dict[str, sitk.Transform] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    registration: RegistrationFacts | None = None
-    evaluation: Evaluation | None = None
-    mu_by_tissue: tuple[TissueMu, ...] = ()
-    region: Volume | None = None
-    card: ModelCard | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_job(
@@ -129,7 +110,7 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     admit(outcome, progress, source, card.tested)
     if reference is not None:
         admit(outcome, progress, reference, None)
-        consider(outcome, progress, inspect_pair(source, reference))
+        consider(outcome, progress, inspect_pair(source, reference, registered=in_place(request)))
 
     prepared = source
     if source.role == Role.MR and options.bias_correction:
@@ -150,6 +131,7 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     progress.stage("Masks", 0.05)
     anatomy = options.anatomy or (Anatomy.HEAD if card.tested.anatomy == "head" else Anatomy.BODY)
     region = region_of(prepared, anatomy, options.head_field_mm)
+    outcome.anatomy = anatomy
     add_mu_map(outcome, made.volume, region, options.convention)
     if reference is not None:
         compare(
@@ -169,13 +151,14 @@ def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     progress.stage("Checking the inputs", 0.1)
     for volume in (synthetic, reference, *([mr] if mr is not None else [])):
         admit(outcome, progress, volume, None)
-    consider(outcome, progress, inspect_pair(synthetic, reference))
+    consider(outcome, progress, inspect_pair(synthetic, reference, registered=in_place(request)))
     if mr is not None:
         mr = mr if mr.grid.matches(synthetic.grid) else resample(mr, synthetic.grid)
         outcome.volumes["mr"] = mr
     outcome.volumes["ct"] = synthetic
     anatomy = options.anatomy or Anatomy.HEAD
     region = region_of(mr or synthetic, anatomy, options.head_field_mm)
+    outcome.anatomy = anatomy
     add_mu_map(outcome, synthetic, region, options.convention)
     compare(
         job, outcome, mr or synthetic, reference, region, anatomy, progress.within("Comparing", 0.8)
@@ -203,24 +186,24 @@ def compare(
     if options.transform is not None:
         progress.stage("Reading the transform", 0.5)
         transform = read_transform(options.transform)
-        outcome.registration = registration_facts(
-            "given", True, assess(fixed, reference, transform), progress
+        outcome.registration = Registration(
+            transform, Kind.GIVEN, assess(fixed, reference, transform), math.nan, True, 0
         )
     elif options.registration == "none" or reference.grid.matches(synthetic.grid):
         progress.stage("Keeping the reference where it is", 0.5)
         progress.note("The reference CT was taken to be in register: no registration was done.")
     else:
-        found = register_rigid(
+        outcome.registration = register_rigid(
             fixed,
             reference,
             RigidOptions(threads=_threads(job.request)),
             progress=progress.within("Registering the reference", 0.5),
         )
-        transform = found.transform
+        transform = outcome.registration.transform
         outcome.transforms["mr_to_reference"] = transform
-        outcome.registration = registration_facts(
-            found.kind, found.converged, found.quality, progress
-        )
+    if outcome.registration is not None:
+        for sentence in outcome.registration.quality.suspicions:
+            progress.note(f"Registration: {sentence}")
     progress.stage("Resampling the reference", 0.1)
     grid = synthetic.grid
     moved = resample(reference, grid, transform=transform, interpolator=Interpolator.BSPLINE)
@@ -230,11 +213,14 @@ def compare(
     masks = tissue_masks(moved, region, anatomy)
     outcome.volumes.update(masks)
     progress.stage("Computing the figures", 0.25)
+    # Nothing is claimed outside the coverage, so nothing is judged there: the report says how much.
+    coverage = outcome.volumes.get("ct_coverage")
+    judged = scanned if coverage is None else scanned.mask(scanned.array & coverage.array)
     outcome.evaluation = evaluate(
         moved,
         synthetic,
         {name.removeprefix("masks/"): mask for name, mask in masks.items()},
-        scanned=scanned,
+        scanned=judged,
         convention=options.convention,
     )
     outcome.volumes["difference"] = difference(moved, synthetic)
@@ -291,7 +277,7 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
     outcome.volumes["mumap"] = mu
     tissues = {
         "bone": skull_mask(ct, region),
-        "soft tissue": soft_tissue_mask(ct, region),
+        "soft_tissue": soft_tissue_mask(ct, region),
         "air": air_mask(ct, region),
     }
     outcome.region = region
@@ -302,10 +288,9 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
 
 def write_outputs(job: JobFolder, outcome: Outcome) -> None:
     """Write volumes, transforms and figures into the outbox."""
-    inputs = {slot.value for slot in job.request.inputs}
     for name, volume in outcome.volumes.items():
-        if name in inputs and name != "ct":
-            continue  # the user has it
+        if volume.role in (Role.MR, Role.PET, Role.NAC_PET):
+            continue  # an input: the user has it
         path = job.outbox / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_volume(volume, path)
@@ -326,112 +311,6 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
     (job.outbox / "metrics.json").write_text(text, encoding="utf-8")
 
 
-def report_content(
-    request: JobRequest,
-    outcome: Outcome,
-    notes: tuple[str, ...],
-    seconds: Mapping[str, float],
-) -> ReportContent:
-    """What the report shows."""
-    volumes = outcome.volumes
-    made = volumes["ct"]
-    return ReportContent(
-        title=request.subject,
-        kind=Kind.EVALUATION if request.task is None else Kind.SYNTHESIS,
-        synthetic=made,
-        mr=volumes.get("mr"),
-        reference=volumes.get("reference_ct"),
-        difference=volumes.get("difference"),
-        mu_map=volumes["mumap"],
-        uncertainty=volumes.get("ct_uncertainty"),
-        coverage=volumes.get("ct_coverage"),
-        head=outcome.region,
-        scanned=volumes.get("masks/scanned"),
-        evaluation=outcome.evaluation,
-        findings=tuple(outcome.findings),
-        notes=notes,
-        model=card_facts(outcome.card) if outcome.card else {},
-        mu_table=outcome.mu_by_tissue,
-        convention=request.options.convention,
-        registration=outcome.registration,
-        sources={
-            name: volume.provenance.sources[0]
-            for name, volume in volumes.items()
-            if volume.provenance.sources
-            and name in {*(slot.value for slot in request.inputs), "ct", "reference_ct"}
-        },
-        steps=made.provenance.steps,
-        timings_s=seconds,
-        versions=software_versions(),
-    )
-
-
-def registration_facts(
-    kind: str, converged: bool, quality: Quality, progress: Progress
-) -> RegistrationFacts:
-    """What the report says of a registration; what looks suspicious is said at once."""
-    for sentence in quality.suspicions:
-        progress.note(f"Registration: {sentence}")
-    return RegistrationFacts(
-        kind=str(kind),
-        converged=converged,
-        quality=quality.mutual_information,
-        quality_means="normalised mutual information of the two images: 0 none, 1 complete",
-        overlap=quality.overlap,
-    )
-
-
-def card_facts(card: ModelCard) -> dict[str, str | tuple[str, ...]]:
-    """The card as the report shows it."""
-
-    def origin(simulated: bool) -> str:
-        return "simulated" if simulated else "real"
-
-    return {
-        "Name": f"{card.name} {card.version}",
-        "What it is": card.title,
-        "Made from": tuple(
-            f"{d.name}: {d.subjects} subjects, {origin(d.simulated)}, {d.licence}"
-            for d in card.training_data
-        ),
-        "Measured accuracy": tuple(
-            f"{m.data}, N = {m.subjects}, {origin(m.simulated)}: "
-            + ", ".join(f"{name} {value:g}" for name, value in m.figures.items())
-            for m in card.measured_accuracy
-        ),
-        "Limits": card.limits,
-        "Cite": card.citation,
-    }
-
-
-def result_record(
-    request: JobRequest,
-    outcome: Outcome,
-    notes: tuple[str, ...],
-    seconds: Mapping[str, float],
-    outputs: dict[str, OutputFile],
-) -> JobResult:
-    """The record that ``result.json`` holds."""
-    registration = outcome.registration
-    return JobResult(
-        subject=request.subject,
-        task=request.task,
-        model=outcome.card.name if outcome.card else None,
-        model_version=outcome.card.version if outcome.card else None,
-        outputs=outputs,
-        findings=tuple(
-            FindingRecord(severity=f.severity, rule=f.rule, subject=f.subject, message=f.message)
-            for f in outcome.findings
-        ),
-        notes=notes,
-        facts=plain(outcome.facts),
-        registration=None if registration is None else asdict(registration),
-        provenance={name: provenance_record(v) for name, v in outcome.volumes.items()},
-        timings_s={name: round(value, 2) for name, value in seconds.items()},
-        versions=software_versions(),
-    )
-
-
 class _Stopwatch:
     """Passes events on and counts the seconds between the first events of stages."""
 
@@ -450,12 +329,18 @@ class _Stopwatch:
         self.listener(event)
 
 
+def in_place(request: JobRequest) -> bool:
+    """Whether the images are used as they lie, without a registration."""
+    return request.options.registration == "none" and request.options.transform is None
+
+
 def _threads(request: JobRequest) -> int:
     return request.options.threads or os.cpu_count() or 1
 
 
 def job_subject(path: Path) -> str:
-    """A subject name from an input file's name."""
-    name = path.name.split(".")[0]
+    """A subject name from an input's name, or from its folder's where the file is called mr, ct..."""
+    stem = path.name.split(".")[0]
+    name = path.resolve().parent.name if stem.lower() in {*Slot, "t1", "t1w"} else stem
     kept = "".join(c if c.isalnum() or c in "_-" else "_" for c in name).strip("_-")
     return kept[:64] or "subject"

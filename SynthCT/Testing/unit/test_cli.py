@@ -327,8 +327,10 @@ def test_interrupted_run_leaves_no_result(number: int, stage: str, tmp_path: Pat
     program = "import sys; from SynthCTLib.cli.main import run_command; "
     program += "sys.exit(run_command(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "run", "--mr", str(LIMB_MR)]
-        + ["--reference-ct", str(LIMB_CT), "--model", "uniform-body", "-o", str(out), "--quiet"],
+        [
+            *(sys.executable, "-c", program, "run", "--mr", str(LIMB_MR)),
+            *("--reference-ct", str(LIMB_CT), "--model", "uniform-body", "-o", str(out), "--quiet"),
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -1,0 +1,149 @@
+"""What a run has made, and how it is told: the report's content and the record of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import SimpleITK as sitk
+
+from SynthCTLib.imaging.gate import Finding
+from SynthCTLib.metrics.evaluation import Evaluation
+from SynthCTLib.physics.mumap import TissueMu
+from SynthCTLib.registration import Registration
+from SynthCTLib.report import Kind, ReportContent
+from SynthCTLib.synthesis.card import ModelCard
+from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.volume import Volume
+from SynthCTLib.workflow.request import JobRequest
+from SynthCTLib.workflow.result import (
+    FindingRecord,
+    JobResult,
+    OutputFile,
+    plain,
+    provenance_record,
+    software_versions,
+)
+
+
+@dataclass
+class Outcome:
+    """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``)."""
+
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    transforms: dict[str, sitk.Transform] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    registration: Registration | None = None
+    evaluation: Evaluation | None = None
+    mu_by_tissue: tuple[TissueMu, ...] = ()
+    region: Volume | None = None
+    anatomy: Anatomy = Anatomy.HEAD
+    card: ModelCard | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report_content(
+    request: JobRequest,
+    outcome: Outcome,
+    notes: tuple[str, ...],
+    seconds: Mapping[str, float],
+) -> ReportContent:
+    """What the report shows."""
+    volumes = outcome.volumes
+    made = volumes["ct"]
+    return ReportContent(
+        title=request.subject,
+        kind=Kind.EVALUATION if request.task is None else Kind.SYNTHESIS,
+        synthetic=made,
+        mr=volumes.get("mr"),
+        reference=volumes.get("reference_ct"),
+        difference=volumes.get("difference"),
+        mu_map=volumes["mumap"],
+        uncertainty=volumes.get("ct_uncertainty"),
+        coverage=volumes.get("ct_coverage"),
+        anatomy=outcome.anatomy,
+        region=outcome.region,
+        scanned=volumes.get("masks/scanned"),
+        evaluation=outcome.evaluation,
+        findings=tuple(outcome.findings),
+        notes=notes,
+        model=card_facts(outcome.card) if outcome.card else {},
+        mu_table=outcome.mu_by_tissue,
+        convention=request.options.convention,
+        registration=outcome.registration,
+        sources={
+            name: volume.provenance.sources[0]
+            for name, volume in volumes.items()
+            if volume.provenance.sources
+            and name in {*(slot.value for slot in request.inputs), "ct", "reference_ct"}
+        },
+        steps=made.provenance.steps,
+        timings_s=seconds,
+        versions=software_versions(),
+    )
+
+
+def card_facts(card: ModelCard) -> dict[str, str | tuple[str, ...]]:
+    """The card as the report shows it."""
+
+    def origin(simulated: bool) -> str:
+        return "simulated" if simulated else "real"
+
+    return {
+        "Name": card.name,
+        "Version": card.version,
+        "What it is": card.title,
+        "Made from": tuple(
+            f"{d.name}: {d.subjects} subjects, {origin(d.simulated)}, {d.licence}"
+            for d in card.training_data
+        ),
+        "Measured accuracy": tuple(
+            f"{m.data}, N = {m.subjects}, {origin(m.simulated)}: "
+            + ", ".join(f"{name} {value:g}" for name, value in m.figures.items())
+            for m in card.measured_accuracy
+        ),
+        "Limits": card.limits,
+        "Cite": card.citation,
+    }
+
+
+def result_record(
+    request: JobRequest,
+    outcome: Outcome,
+    notes: tuple[str, ...],
+    seconds: Mapping[str, float],
+    outputs: dict[str, OutputFile],
+) -> JobResult:
+    """The record that ``result.json`` holds."""
+    registration = outcome.registration
+    return JobResult(
+        subject=request.subject,
+        task=request.task,
+        model=outcome.card.name if outcome.card else None,
+        model_version=outcome.card.version if outcome.card else None,
+        outputs=outputs,
+        findings=tuple(
+            FindingRecord(severity=f.severity, rule=f.rule, subject=f.subject, message=f.message)
+            for f in outcome.findings
+        ),
+        notes=notes,
+        facts=plain(outcome.facts),
+        registration=None if registration is None else registration_record(registration),
+        provenance={name: provenance_record(v) for name, v in outcome.volumes.items()},
+        timings_s={name: round(value, 2) for name, value in seconds.items()},
+        versions=software_versions(),
+    )
+
+
+def registration_record(registration: Registration) -> dict[str, Any]:
+    """A registration as plain JSON values; the transform itself is a file of the result."""
+    return {
+        "kind": str(registration.kind),
+        "converged": registration.converged,
+        "iterations": registration.iterations,
+        "normalised_mutual_information": registration.quality.mutual_information,
+        "overlap": registration.quality.overlap,
+        "folding": registration.quality.folding,
+        "suspicions": list(registration.quality.suspicions),
+    }
