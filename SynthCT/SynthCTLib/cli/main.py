@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from SynthCTLib import __version__
@@ -28,6 +27,9 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+
+# Typer carries a click of its own, whose base class of wrong usage has no public name.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but failures.")]
@@ -276,12 +278,17 @@ def run_command(arguments: list[str]) -> int:
     def work() -> None:
         try:
             app(arguments, standalone_mode=False)
-        except click.ClickException as error:
-            raise InputError(f"{error.format_message()} See synthct --help.") from error
-        except click.Abort as error:
+        except USAGE_ERROR as error:
+            raise InputError(f"{_sentence(error)} See synthct --help.") from error
+        except typer.Abort as error:
             raise Cancelled from error
 
     return exit_code_of(work, say)
+
+
+def _sentence(error: Exception) -> str:
+    message = getattr(error, "format_message", error.__str__)()
+    return str(message).rstrip(".") + "."
 
 
 def main() -> None:

@@ -159,7 +159,7 @@ class AtlasSynthesizer:
         return register_affine(
             mr,
             template.mr,
-            AffineOptions(threads=threads, least_quality=LEAST_LIKENESS),
+            AffineOptions(threads=threads, least_quality=LEAST_LIKENESS, iterations=400),
             initial=sitk.CompositeTransform([shrink, rigid.transform]),
             fixed_mask=head,
             progress=progress.within("Affine", 0.4),
@@ -178,7 +178,7 @@ class AtlasSynthesizer:
         registered = register_affine(
             mr,
             atlas.mr,
-            AffineOptions(threads=1, least_quality=LEAST_LIKENESS),
+            AffineOptions(threads=1, least_quality=LEAST_LIKENESS, iterations=400),
             initial=sitk.CompositeTransform([atlas.from_template, to_template]),
             fixed_mask=head,
             progress=progress.within(f"{atlas.name}: affine", 0.25),

@@ -31,6 +31,7 @@ from SynthCTLib.metrics.evaluation import evaluate
 from SynthCTLib.physics.mumap import (
     DISTINCT_CONVENTIONS,
     check_mu_map,
+    convention_named,
     hu_to_mu,
     mean_mu_by_tissue,
 )
@@ -72,6 +73,7 @@ def run_job(
     with job.running(watch.listen, is_cancelled) as progress:
         job.check_inputs()
         request = job.request
+        convention_named(request.options.convention)  # before any work, not after
         outcome = Outcome()
         if request.task is None:
             evaluate_pair(job, outcome, progress.within("Evaluating", 0.85))
@@ -99,6 +101,7 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
             f"Model {card.name} does {card.task}, not {request.task}: choose another model."
         )
     outcome.card = card
+    device = choose_device(options.device, progress)
     slot = Slot(request.task.input_role.value)
     progress.stage("Reading", 0.03)
     source = read_slot(job, slot, progress)
@@ -116,8 +119,7 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     if source.role == Role.MR and options.bias_correction:
         prepared = correct_bias(source, progress=progress.within("Correcting the bias field", 0.08))
 
-    machine = Machine(choose_device(options.device, progress), _threads(request), options.cache_dir)
-    model = open_model(card.name, machine)
+    model = open_model(card.name, Machine(device, _threads(request), options.cache_dir))
     made: Synthesis = model.synthesize(
         {source.role: prepared}, progress.within(f"Synthesising with {card.name}", 0.6)
     )
@@ -339,7 +341,7 @@ def _threads(request: JobRequest) -> int:
 
 
 def job_subject(path: Path) -> str:
-    """A subject name from an input's name, or from its folder's where the file is called mr, ct..."""
+    """A subject name: the file's, or its folder's where the file is called mr, ct or so."""
     stem = path.name.split(".")[0]
     name = path.resolve().parent.name if stem.lower() in {*Slot, "t1", "t1w"} else stem
     kept = "".join(c if c.isalnum() or c in "_-" else "_" for c in name).strip("_-")
