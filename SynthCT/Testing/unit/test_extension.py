@@ -1,0 +1,94 @@
+"""What the 3D Slicer extension, the Extensions Index and an ordinary install need of the tree."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULE = ROOT / "SynthCT"
+
+
+def test_every_python_file_beside_the_module_is_a_module() -> None:
+    """Slicer loads each as a module of its own: helpers belong into a package."""
+    assert [p.name for p in MODULE.glob("*.py")] == ["SynthCT.py"]
+
+
+def test_module_declares_its_classes_and_imports_only_what_slicer_bundles() -> None:
+    tree = ast.parse((MODULE / "SynthCT.py").read_text())
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert classes == {"SynthCT", "SynthCTWidget", "SynthCTLogic", "SynthCTTest"}
+    imported = {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+    } | {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert imported <= {*sys.stdlib_module_names, "slicer"}
+
+
+def test_catalogue_entry_has_what_the_index_asks_for() -> None:
+    entry = json.loads((ROOT / "SynthCT.json").read_text())
+    assert {"$schema", "category", "scm_url"} <= entry.keys()
+    allowed = {"scm_revision", "scm_type", "build_dependencies", "build_subdirectory"}
+    allowed |= {"enabled", "tier", "dicom_support_rule", "$schema", "category", "scm_url"}
+    assert entry.keys() <= allowed
+    assert f"project({(ROOT / 'SynthCT.json').stem})" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_icon_is_a_png_of_128_pixels() -> None:
+    header = (MODULE / "Resources" / "Icons" / "SynthCT.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (int.from_bytes(header[16:20]), int.from_bytes(header[20:24])) == (128, 128)
+
+
+def test_repository_is_small_enough_for_the_index() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(f.stat().st_size for f in files if f.is_file()) < 90e6
+
+
+def test_installed_wheel_holds_models_atlases_and_templates(tmp_path: Path) -> None:
+    """An ordinary (not editable) install, used from elsewhere."""
+    target = tmp_path / "site"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"),
+            *("--target", str(target), str(ROOT)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    program = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import SynthCTLib;"
+        "from SynthCTLib.synthesis.registry import list_models, verify;"
+        f"assert SynthCTLib.__file__.startswith({str(target)!r});"
+        "print(sum(len(verify(card)) for card in list_models()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 3
+    assert list((target / "SynthCTLib" / "report" / "templates").glob("*.j2"))
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, SynthCTLib, SynthCTLib.volume, SynthCTLib.errors;"
+        "heavy = {'torch', 'matplotlib', 'pydicom', 'slicer', 'qt'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
