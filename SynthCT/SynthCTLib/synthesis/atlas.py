@@ -66,7 +66,7 @@ class AtlasSettings:
     combination: Literal["mean", "fusion"]
     working_mm: float = 1.0
     similarity_mm: float = 3.0
-    sharpness: float = 8.0
+    sharpness: float = 16.0
     minimum_atlases: int = 2
 
 

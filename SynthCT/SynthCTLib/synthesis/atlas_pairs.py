@@ -82,7 +82,7 @@ def _open_pair(name: str, machine: Machine, progress: Progress) -> _Pair:
     path = resource("Atlases", "heads", f"{name}.nii.gz")
     if not path.is_file():
         raise MissingModel(f"The atlas {name} is not installed: reinstall SynthCT.")
-    options = PhantomOptions()
+    options = PhantomOptions(mr_noise=0.0, mr_bias=0.0)  # an atlas needs neither
     recipe = {
         "labels": sha256_of(path),
         "options": asdict(options),
