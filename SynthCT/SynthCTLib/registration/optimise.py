@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 
+from SynthCTLib.errors import RegistrationFailed
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration.options import Metric
 
@@ -87,15 +88,24 @@ def run(
     progress: Progress,
     most: int,
 ) -> Descent:
-    """Optimise the method's own transform in place. Raises what ``progress`` raises."""
+    """Optimise the method's own transform in place.
+
+    Raises what ``progress`` raises, and RegistrationFailed when ITK finds too little overlap.
+    """
     watch = _Watch(method, progress, most)
     method.AddCommand(sitk.sitkIterationEvent, watch)
     try:
         method.Execute(fixed, moving)
+    except RuntimeError as error:
+        if watch.raised is None:
+            raise RegistrationFailed(
+                "The images hardly overlap: check that both show the same body part, or give a "
+                "transform."
+            ) from error
     finally:
         method.RemoveAllCommands()
-        if watch.raised is not None:
-            raise watch.raised
+    if watch.raised is not None:
+        raise watch.raised
     iterations = method.GetOptimizerIteration()
     return Descent(
         metric=method.GetMetricValue(),

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy import ndimage
 
 from SynthCTLib.errors import InputError, RegistrationFailed
-from SynthCTLib.volume import Grid, Role, Unit, Volume
+from SynthCTLib.volume import Role, Unit, Volume
 
 # Dense bone is above, metal and teeth far above: beyond it a histogram bin would be wasted.
 CT_RANGE_HU = (-1000.0, 1500.0)
 # Above the brightest vessel or fat of most MR and below a spike of noise.
 TOP_PERCENTILE = 99.5
 BODY_HU = -300.0
-# Ridler's intermeans threshold of a head MR lies between scalp and white matter.
-BODY_SHARE_OF_THRESHOLD = 0.4
+# Otsu's threshold of an MR divides dark from bright tissue, not tissue from air.
+BODY_SHARE_OF_OTSU = 0.4
+MARGIN_MM = 8.0
+COARSE_MM = 8.0
 _FEWEST_VOXELS = 6
 
 
@@ -65,40 +69,109 @@ def levels(volume: Volume, spacings_mm: Sequence[float]) -> tuple[sitk.Image, ..
     return tuple(by_spacing[s] for s in spacings_mm)
 
 
-def body(image: sitk.Image, unit: Unit) -> npt.NDArray[np.bool_]:
-    """Voxels (z, y, x) of a coarse level that are not air: a rough mask, holes and all."""
+def near_body(image: sitk.Image, unit: Unit) -> npt.NDArray[np.bool_]:
+    """Tissue of a level and ``MARGIN_MM`` of the air around it (z, y, x): skin is an edge too."""
     values = sitk.GetArrayViewFromImage(image)
     if unit == Unit.HU:
-        return np.asarray(values > BODY_HU)
-    threshold = sitk.OtsuThresholdImageFilter()
-    threshold.Execute(image)
-    low = float(values.min())
-    return np.asarray(values > low + BODY_SHARE_OF_THRESHOLD * (threshold.GetThreshold() - low))
+        tissue = values > BODY_HU
+    else:
+        otsu = sitk.OtsuThresholdImageFilter()
+        otsu.Execute(image)
+        low = float(values.min())
+        tissue = values > low + BODY_SHARE_OF_OTSU * (otsu.GetThreshold() - low)
+    if not tissue.any():
+        return np.asarray(tissue)
+    away = ndimage.distance_transform_edt(~tissue, sampling=image.GetSpacing()[::-1])
+    return np.asarray(away <= MARGIN_MM)
 
 
-def cropped(
-    image: sitk.Image, mask: npt.NDArray[np.bool_], grid: Grid, margin_mm: float
+@dataclass(frozen=True)
+class Views:
+    """Two volumes as a registration sees them.
+
+    ``fixed`` (cropped to its body) and ``moving``: one image for each level. ``near`` and
+    ``near_moving``: :func:`near_body` on the coarse images; ``mask``, an image: where the fixed
+    one is compared, which is ``near``.
+    """
+
+    fixed: tuple[sitk.Image, ...]
+    moving: tuple[sitk.Image, ...]
+    coarse_fixed: sitk.Image
+    coarse_moving: sitk.Image
+    near: npt.NDArray[np.bool_]
+    near_moving: npt.NDArray[np.bool_]
+    mask: sitk.Image
+
+    @staticmethod
+    def of(
+        fixed: Volume,
+        moving: Volume,
+        spacings_mm: Sequence[float],
+        fixed_mask: Volume | None,
+        margin_mm: float = 0.0,
+    ) -> Views:
+        """``margin_mm``: how much is left around the body when the fixed levels are cropped.
+
+        Raises RegistrationFailed when a volume shows nothing to register by.
+        """
+        coarse_fixed, *fixed_levels = levels(fixed, (COARSE_MM, *spacings_mm))
+        coarse_moving, *moving_levels = levels(moving, (COARSE_MM, *spacings_mm))
+        body = near_body(coarse_fixed, fixed.unit)
+        near_moving = near_body(coarse_moving, moving.unit)
+        near = body
+        if fixed_mask is not None:
+            if fixed_mask.role != Role.MASK:
+                raise InputError(f"The fixed mask is a {fixed_mask.role} volume: give a mask.")
+            allowed = nearest_on(coarse_fixed, fixed_mask.image)
+            near = body & (sitk.GetArrayViewFromImage(allowed) > 0)
+        for role, found in ((fixed.role, near), (moving.role, near_moving)):
+            if not found.any():
+                inside = " inside the mask" if found is near and fixed_mask is not None else ""
+                raise RegistrationFailed(
+                    f"The {role} volume shows no body to register by{inside}: choose another."
+                )
+        mask = sitk.GetImageFromArray(near.astype(np.uint8))
+        mask.CopyInformation(coarse_fixed)
+        return Views(
+            tuple(_cropped(image, body, coarse_fixed, margin_mm) for image in fixed_levels),
+            tuple(moving_levels),
+            coarse_fixed,
+            coarse_moving,
+            near,
+            near_moving,
+            mask,
+        )
+
+    @property
+    def overlap_possible(self) -> float:
+        """Share of the compared part of the fixed body that the moving body is large enough for."""
+        size = self.near.sum() * np.prod(self.coarse_fixed.GetSpacing())
+        other = self.near_moving.sum() * np.prod(self.coarse_moving.GetSpacing())
+        return min(1.0, float(other / size))
+
+
+def _cropped(
+    image: sitk.Image, mask: npt.NDArray[np.bool_], mask_on: sitk.Image, margin_mm: float
 ) -> sitk.Image:
-    """The part of an image around a mask that lies on another grid of the same orientation."""
+    """The part of an image around a mask (z, y, x) on another grid of the same orientation."""
     where = np.argwhere(mask)[:, ::-1]
-    low, high = where.min(axis=0) - 0.5, where.max(axis=0) + 0.5
-    corners = np.array([grid.index_to_world @ [*c, 1.0] for c in (low, high)])[:, :3]
-    index = np.sort([image.TransformPhysicalPointToContinuousIndex(c.tolist()) for c in corners], 0)
-    margin = margin_mm / np.asarray(image.GetSpacing())
-    first = np.clip(np.floor(index[0] - margin), 0, np.asarray(image.GetSize()) - 1).astype(int)
-    last = np.clip(np.ceil(index[1] + margin), 0, np.asarray(image.GetSize()) - 1).astype(int)
-    return sitk.RegionOfInterest(image, (last - first + 1).tolist(), first.tolist())
-
-
-def mask_on(grid_of: sitk.Image, mask: Volume) -> sitk.Image:
-    """A mask, nearest neighbour, on the voxels of a level."""
-    if mask.role != Role.MASK:
-        raise InputError(f"The fixed mask is a {mask.role} volume: give a mask.")
-    return sitk.Resample(
-        mask.image,
-        grid_of,
-        sitk.Transform(3, sitk.sitkIdentity),
-        sitk.sitkNearestNeighbor,
-        0,
-        sitk.sitkUInt8,
+    corners = [where.min(axis=0) - 0.5, where.max(axis=0) + 0.5]
+    index = np.array(
+        [
+            image.TransformPhysicalPointToContinuousIndex(
+                mask_on.TransformContinuousIndexToPhysicalPoint(c.tolist())
+            )
+            for c in corners
+        ]
     )
+    margin = margin_mm / np.asarray(image.GetSpacing())
+    last = np.asarray(image.GetSize()) - 1
+    first = np.clip(np.floor(index[0] - margin), 0, last).astype(int)
+    final = np.clip(np.ceil(index[1] + margin), 0, last).astype(int)
+    return sitk.RegionOfInterest(image, (final - first + 1).tolist(), first.tolist())
+
+
+def nearest_on(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
+    """A mask, nearest neighbour, on the voxels of an image."""
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    return sitk.Resample(mask, image, identity, sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)

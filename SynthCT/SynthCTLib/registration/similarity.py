@@ -27,8 +27,10 @@ def voxel_centres(image: sitk.Image, mask: npt.NDArray[np.bool_], most: int, see
 
 @dataclass(frozen=True)
 class Agreement:
-    """``value``: normalised mutual information (0 none, 1 one determines the other);
-    ``overlap``: share of the points that fell into the second image.
+    """How well one image predicts another.
+
+    ``value``: normalised mutual information, 0 none, 1 one determines the other; ``overlap``:
+    share of the points that fell into the second image.
     """
 
     value: float
