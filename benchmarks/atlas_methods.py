@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 from SynthCTLib.cli.screen import default_cache_folder
 from SynthCTLib.imaging.bias import correct_bias
 from SynthCTLib.imaging.files import read_label_map
-from SynthCTLib.metrics.evaluation import MaskFigures, evaluate
+from SynthCTLib.metrics.evaluation import Evaluation, evaluate
 from SynthCTLib.phantom import PhantomOptions, PhantomPair, clean_labels, make_pair
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer
@@ -40,38 +40,42 @@ def held_out_pairs(pack: Path) -> Iterator[tuple[str, PhantomPair]]:
         yield name, make_pair(labels, PhantomOptions(), seed=SEED + index)
 
 
-def figures(pair: PhantomPair, mr: Volume, made: Synthesis) -> tuple[MaskFigures, MaskFigures]:
+def figures(pair: PhantomPair, mr: Volume, made: Synthesis) -> Evaluation:
     region = region_of(mr, Anatomy.HEAD, 170.0)
     masks = tissue_masks(pair.ct, region, Anatomy.HEAD)
-    result = evaluate(
-        pair.ct, made.volume, {"head": masks["masks/head"], "skull": masks["masks/skull"]}
-    )
-    return result.row("head"), result.row("skull")
+    chosen = {"head": masks["masks/head"], "skull": masks["masks/skull"]}
+    return evaluate(pair.ct, made.volume, chosen)
 
 
 def machine() -> Machine:
     return Machine("cpu", 2, default_cache_folder())
 
 
-def row(name: str, values: list[tuple[MaskFigures, MaskFigures]], seconds: list[float]) -> str:
-    def mean_sd(numbers: list[float], digits: int) -> str:
-        return f"{np.mean(numbers):.{digits}f} ± {np.std(numbers, ddof=1):.{digits}f}"
-
-    head = [v[0] for v in values]
-    skull = [v[1] for v in values]
-    return (
-        f"| {name} | {mean_sd([h.mae_hu for h in head], 1)} | "
-        f"{mean_sd([s.mae_hu for s in skull], 0)} | {mean_sd([h.jaccard_bone for h in head], 3)} | "
-        f"{mean_sd([h.dice_bone for h in head], 3)} | {mean_sd([h.mu_rmae_percent for h in head], 2)} | "
-        f"{mean_sd([h.ssim for h in head], 3)} | {np.median(seconds) / REFERENCE[0]:.2f} |"
-    )
-
-
-REFERENCE = [1.0]
-HEADER = (
-    "| method | head MAE (HU) | skull MAE (HU) | bone Jaccard | bone Dice | µ rMAE (%) | SSIM | "
-    "time, relative |\n|---|---|---|---|---|---|---|---|"
+COLUMNS = (
+    ("head MAE (HU)", "head", "mae_hu", 1),
+    ("skull MAE (HU)", "skull", "mae_hu", 0),
+    ("bone Jaccard", "head", "jaccard_bone", 3),
+    ("bone Dice", "head", "dice_bone", 3),
+    ("µ rMAE (%)", "head", "mu_rmae_percent", 2),
+    ("SSIM", "head", "ssim", 3),
 )
+
+
+def row(name: str, values: list[Evaluation], relative_time: float) -> str:
+    cells = []
+    for _, mask, figure, digits in COLUMNS:
+        numbers = [getattr(v.row(mask), figure) for v in values]
+        spread = f" ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+        cells.append(f"{np.mean(numbers):.{digits}f}{spread}")
+    return f"| {name} | {' | '.join(cells)} | {relative_time:.2f} |"
+
+
+def table(results: dict[str, tuple[list[Evaluation], list[float]]], unit: str) -> None:
+    print("| method | " + " | ".join(c[0] for c in COLUMNS) + f" | time / {unit} |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
+    reference = np.median(results[unit][1])
+    for name, (values, seconds) in results.items():
+        print(row(name, values, float(np.median(seconds) / reference)), flush=True)
 
 
 def main() -> None:
@@ -85,14 +89,28 @@ def main() -> None:
     open_model("atlas-fusion", machine()).synthesize({Role.MR: pairs[0][2]}, Progress())  # cache
 
     models: dict[str, Synthesizer] = {name: open_model(name, machine()) for name in MODELS}
+    print(
+        f"Held-out anatomies {', '.join(HELD_OUT)} (N = {len(HELD_OUT)}, simulated MR and CT), "
+        "mean ± SD; head of 17 cm from the vertex, the whole of it counted.\n"
+    )
+    table(measured(models, pairs), "atlas-affine")
     if arguments.count:
         card = find_card("atlas-fusion")
         settings = settings_of(card, AtlasSettings)
-        for count in (1, 2, 3, 4, 6, 8):
-            if count <= len(settings.atlases):
-                fewer = replace(settings, atlases=settings.atlases[:count])
-                models[f"atlas-fusion, {count} atlases"] = AtlasSynthesizer(card, fewer, machine())
-    rows = {}
+        counts = {
+            f"{count} atlases": AtlasSynthesizer(
+                card, replace(settings, atlases=settings.atlases[:count]), machine()
+            )
+            for count in (2, 4, 6)
+        }
+        print(f"\natlas-fusion with the first so many atlases, {pairs[0][0]} (N = 1, simulated).\n")
+        table(measured(counts, pairs[:1]), "6 atlases")
+
+
+def measured(
+    models: Mapping[str, Synthesizer], pairs: list[tuple[str, PhantomPair, Volume]]
+) -> dict[str, tuple[list[Evaluation], list[float]]]:
+    results = {}
     for name, model in models.items():
         values, seconds = [], []
         for _, pair, mr in pairs:
@@ -100,16 +118,8 @@ def main() -> None:
             made = model.synthesize({Role.MR: mr}, Progress())
             seconds.append(time.perf_counter() - begin)
             values.append(figures(pair, mr, made))
-        if name == "atlas-affine":
-            REFERENCE[0] = float(np.median(seconds))
-        rows[name] = (values, seconds)
-    print(
-        f"Held-out anatomies {', '.join(HELD_OUT)} (N = {len(HELD_OUT)}, simulated MR and CT), "
-        "mean ± SD; head of 17 cm from the vertex.\n"
-    )
-    print(HEADER)
-    for name, (values, seconds) in rows.items():
-        print(row(name, values, seconds))
+        results[name] = (values, seconds)
+    return results
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/geometry.py [--atlases N] [--models NAME ...]
 
-A shipped real head (adult, 1.6 mm) is stored in each of the 24 right-handed axis orders and, turned
-as a rigid body, on 8 oblique grids. The output must have exactly the grid of the input; once the axis
-order is undone, the pseudo-CT must be the same to 1 HU in the mean.
+A shipped real head (adult, 1.6 mm) is stored in each of the 24 right-handed axis orders and,
+turned as a rigid body, on 8 oblique grids. The output must have exactly the grid of the input; once
+the axis order is undone, the pseudo-CT must be the same to 1 HU in the mean.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def main() -> None:
         f"{arguments.atlases} atlases.\n"
     )
     print(
-        "| model | grids kept | largest mean change, axis orders (HU) | largest voxel change (HU) | "
-        "largest mean change, turned with the head (HU) |\n|---|---|---|---|---|"
+        "| model | grids kept | largest mean change, axis orders (HU) "
+        "| largest voxel change (HU) | largest mean change, turned with the head (HU) |\n"
+        "|---|---|---|---|---|"
     )
     for name in arguments.models:
         model = model_named(name, arguments.atlases)

@@ -1,6 +1,8 @@
 """Make the checkout's own environment (.venv) with pinned packages and the CPU build of torch.
 
-Used by the Makefile. Needs nothing but Python 3.11 to 3.13: ``python3 tools/environment.py [EXTRA]``.
+Used by the Makefile. Needs nothing but Python 3.11 to 3.13:
+
+    python3 tools/environment.py [EXTRA]
 """
 
 from __future__ import annotations
