@@ -131,7 +131,7 @@ class Progress:
         return part
 
     def concurrent(self, name: str, share: float, count: int) -> list[Progress]:
-        """Begin a stage of ``count`` equal parts that may run at the same time, one progress each."""
+        """Begin a stage of ``count`` equal parts that may run at the same time."""
         self.stage(name, share)
         fractions = [0.0] * count
 

@@ -1,0 +1,44 @@
+"""Every benchmark in turn: the tables that docs/benchmarks.md holds.
+
+    python benchmarks/run_all.py --data-pack DIR
+
+About two hours on two cores. Each script can be run alone; see its docstring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NEED_NO_PACK = {"geometry.py"}
+SCRIPTS = (
+    "registration.py",
+    "atlas_methods.py",
+    "run_heads.py",
+    "geometry.py",
+    "table_removal.py",
+    "gate.py",
+    "phantom_bone.py",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-pack", type=Path, required=True)
+    arguments = parser.parse_args()
+    failed = []
+    for script in SCRIPTS:
+        pack = [] if script in NEED_NO_PACK else ["--data-pack", str(arguments.data_pack)]
+        print(f"\n## {script}\n", flush=True)
+        done = subprocess.run([sys.executable, str(HERE / script), *pack], check=False)
+        failed += [script] if done.returncode else []
+    if failed:
+        print(f"These failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
