@@ -85,8 +85,6 @@ class SynthCTTest(ScriptedLoadableModuleTest):
         with tempfile.TemporaryDirectory() as folder:
             ct = SynthCTLogic().run(mr, folder, "uniform-body")
             self.assertTrue((Path(folder) / "result.json").is_file())
-        self.assertEqual(
-            slicer.modules.volumes.logic().CompareVolumeGeometry(mr, ct).strip(), ""
-        )
+        self.assertEqual(slicer.modules.volumes.logic().CompareVolumeGeometry(mr, ct).strip(), "")
         hu = slicer.util.arrayFromVolume(ct)
         self.assertEqual(sorted({int(hu.min()), int(hu.max())}), [-1000, 40])
