@@ -27,7 +27,8 @@ from SynthCTLib.volume import Role, Unit, Volume
 VERDICTS = Path(__file__).with_name("table_removal_verdict.csv")
 AXIAL = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
 IN_PLANE = (0.35, 0.7)
-PATIENTS_PER_SHEET = 4
+PATIENTS_PER_SHEET = 3
+COLUMNS = 5
 
 
 def cases(pack: Path) -> dict[str, Path]:
@@ -42,7 +43,7 @@ def draw(axes: Axes, hu: np.ndarray, body: np.ndarray, removed: np.ndarray, aspe
     colour[removed] = colour[removed] * 0.4 + np.array([0.6, 0.0, 0.0])
     axes.imshow(colour, aspect=aspect)
     if body.any() and not body.all():
-        axes.contour(body, [0.5], colors="cyan", linewidths=0.8)
+        axes.contour(body, [0.5], colors="cyan", linewidths=1.0)
     axes.axis("off")
 
 
@@ -73,13 +74,15 @@ def main() -> None:
     print("| CT | removed, ml | kept, ml | table kept | body lost | remark |")
     print("|---|---:|---:|---|---|---|")
     for first in range(0, len(shown), PATIENTS_PER_SHEET):
-        columns = len(AXIAL) + 2 * len(IN_PLANE)
-        figure, axes = plt.subplots(
-            PATIENTS_PER_SHEET, columns, figsize=(4 * columns, 4 * PATIENTS_PER_SHEET)
-        )
-        for line in axes.ravel():
-            line.axis("off")
-        for line, (name, path) in zip(axes, shown[first : first + PATIENTS_PER_SHEET], strict=False):
+        planes = len(AXIAL) + 2 * len(IN_PLANE)
+        rows = PATIENTS_PER_SHEET * planes // COLUMNS
+        figure, axes = plt.subplots(rows, COLUMNS, figsize=(4 * COLUMNS, 4 * rows))
+        for axis in axes.ravel():
+            axis.axis("off")
+        axes = axes.reshape(PATIENTS_PER_SHEET, planes)
+        for line, (name, path) in zip(
+            axes, shown[first : first + PATIENTS_PER_SHEET], strict=False
+        ):
             ct = Volume(sitk.ReadImage(str(path)), Role.CT, Unit.HU)
             result = remove_table(ct)
             kept_ml = np.count_nonzero(result.body.array) * ct.grid.voxel_mm3 / 1000
@@ -93,7 +96,7 @@ def main() -> None:
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)
             figure.subplots_adjust(0, 0, 1, 0.97, 0.01, 0.05)
-            figure.savefig(arguments.out / f"table_{first // PATIENTS_PER_SHEET:02d}.png", dpi=60)
+            figure.savefig(arguments.out / f"table_{first // PATIENTS_PER_SHEET:02d}.png", dpi=75)
         plt.close(figure)
     free = sum(verdicts[name]["table_kept"] == "no" for name, _ in shown)
     whole = sum(verdicts[name]["body_lost"] == "no" for name, _ in shown)

@@ -20,12 +20,12 @@ from SynthCTLib.volume import Role, Step, Volume
 class BiasOptions:
     """How finely N4 looks, and when it stops. Tustison 2010, doi 10.1109/TMI.2010.2046908.
 
-    ``grid_mm`` is the spacing on which the field is computed: on a real head 4 mm found an imposed
-    shading to 0.8 % instead of 1.1 % and took three times as long. ``spline_mm`` is the distance of the spline's
-    knots at the first level, halved at each further one: three levels leave 50 mm, and on the real
-    heads a fourth made white matter less even, not more. A level ends after so many
-    ``iterations``, or when the field changes by less than ``convergence`` (a coefficient of
-    variation).
+    ``grid_mm`` is the spacing on which the field is computed: on a real head 4 mm found an
+    imposed shading to 0.8 % instead of 1.1 % and took three times as long. ``spline_mm`` is the
+    distance of the spline's knots at the first level, halved at each further one: three levels
+    leave 50 mm, and on the real heads a fourth made white matter less even, not more. A level
+    ends after so many ``iterations``, or when the field changes by less than ``convergence`` (a
+    coefficient of variation).
     """
 
     grid_mm: float = 6.0

@@ -278,6 +278,7 @@ def mr_tissue_level(image: sitk.Image) -> sitk.Image:
 
 
 def coarsen(image: sitk.Image) -> sitk.Image:
+    """The image, float32, with axes finer than the working spacing averaged to about it."""
     factors = [max(1, int(WORKING_SPACING_MM / s + 1e-6)) for s in image.GetSpacing()]
     factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]
     return sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors)
