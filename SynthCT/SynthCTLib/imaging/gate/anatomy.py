@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from SynthCTLib.errors import InputError
@@ -16,6 +15,8 @@ from SynthCTLib.volume import Role
 WIDTH_MM, LENGTH_MM = (60.0, 230.0), (75.0, 280.0)
 # Width over length (the cephalic index) is 0.7 to 0.9 and reaches 0.6 and 1.0 in malformations.
 PROPORTION = (0.6, 1.0)
+# A crop of a head or limb has seldom others than these.
+CUT_PROPORTION = (0.45, 1.8)
 # A head of a child of two years and above; smaller ones are not limbs, but rare enough to count.
 USUAL_WIDTH_MM, USUAL_LENGTH_MM = (110.0, 200.0), (140.0, 245.0)
 # So much missing at a side or at the top means that the field was not laid around a head.
@@ -30,8 +31,10 @@ CLEARED_SHARE = 0.9
 
 # Below the vertex of an adult: the foramen magnum, and where the field of papers 1 and 2 ends.
 SKULL_BASE_MM, LOWER_FACE_MM = 150.0, 170.0
-# A neck (or a head) leaves the field through a face with at least this area.
-NECK_MM2 = 3000.0
+# A neck (or a cut head) leaves the field through at least this area, and much less elsewhere.
+NECK_MM2, NECK_OVER_NEXT = 3000.0, 2.5
+# Shorter things (a hand, a crop) are not taken for a head that lies wrong.
+LEAST_COVER_MM = 120.0
 # The thinnest neck (of a newborn) has 20 cm^2.
 NO_NECK_MM2 = 1000.0
 # Whole heads have their face at most 8 mm behind the forehead, 25 mm with the chin tucked in.
@@ -54,7 +57,7 @@ def check_head(view: View, tested: TestedRange) -> Iterator[Finding]:
             "choose a volume that shows one.",
         )
         return
-    for rule in (_scale, _brain_only, _orientation, _not_a_head):
+    for rule in (_orientation, _scale, _brain_only, _not_a_head):
         found = list(rule(view, head))
         yield from found
         if found:
@@ -66,14 +69,15 @@ def check_head(view: View, tested: TestedRange) -> Iterator[Finding]:
     yield from _face(view, head)
     if view.role == Role.MR:
         yield from _brain(view, head, tested)
-    yield from _padding(view)
+        yield from _padding(view)
 
 
 def _scale(view: View, head: Head) -> Iterator[Finding]:
     too_large = head.width_mm > WIDTH_MM[1] or head.length_mm > LENGTH_MM[1]
     too_small = head.width_mm < WIDTH_MM[0] or head.length_mm < LENGTH_MM[0]
     cut = any(face in head.cut_faces for face in _SIDES)
-    if too_large or (too_small and not cut):
+    odd = not _within(head.width_mm / max(head.length_mm, 1.0), CUT_PROPORTION)
+    if too_large or (too_small and (odd or not cut)):
         yield error(
             "head.scale",
             view.name,
@@ -83,7 +87,7 @@ def _scale(view: View, head: Head) -> Iterator[Finding]:
 
 
 def _brain_only(view: View, head: Head) -> Iterator[Finding]:
-    """The background was cleared, and what is left is small and has no dark shell."""
+    """The background was cleared, and what is left is small and has no skull, or no neck."""
     share = head.background_share
     if view.role != Role.MR or share < CLEARED_SHARE:
         return
@@ -94,9 +98,8 @@ def _brain_only(view: View, head: Head) -> Iterator[Finding]:
         and not any(face in head.cut_faces for face in (*_SIDES, Face.SUPERIOR))
     ):
         return
-    # Sulci that were cleared too look like a dark shell; then only the closed base tells.
-    sulci = head.skull_darkness == 0.0 or math.isnan(head.skull_darkness)
-    if head.skull_darkness > SKULL_DARKNESS or (sulci and Face.INFERIOR not in head.cut_faces):
+    # Wide or cleared sulci look like a dark shell; but then no neck leaves the field.
+    if head.skull_darkness > SKULL_DARKNESS or Face.INFERIOR not in head.cut_faces:
         yield error(
             "head.brain-only",
             view.name,
@@ -107,14 +110,16 @@ def _brain_only(view: View, head: Head) -> Iterator[Finding]:
 
 def _orientation(view: View, head: Head) -> Iterator[Finding]:
     """A head leaves the field through its neck: turned, it would pass for a head."""
-    through = [face for face in Face if head.contact_mm2[face] >= NECK_MM2]
-    if len(through) != 1 or through[0] is Face.INFERIOR:
+    areas = sorted(((area, f.word, f) for f, area in head.contact_mm2.items()), reverse=True)
+    (area, _, face), (next_area, *_) = areas[:2]
+    if face is Face.INFERIOR or area < max(NECK_MM2, NECK_OVER_NEXT * next_area):
         return
-    if head.contact_mm2[Face.INFERIOR] < NO_NECK_MM2 and not _doubts(view, head.turned(through[0])):
+    turned = head.turned(face)
+    if turned.cover_mm >= LEAST_COVER_MM and not _doubts(view, turned):
         yield warning(
             "head.orientation",
             view.name,
-            f"The head in the {view.name} leaves the field at the {through[0].word} and not below, "
+            f"The head in the {view.name} leaves the field at the {face.word} and not below, "
             "as if its orientation were wrong: compare it with the letters R, A and S in a viewer, "
             "and convert it again from DICOM if it lies wrong.",
         )

@@ -21,7 +21,7 @@ HEAD_FIELD_MM = (80.0, 1000.0)
 # and limb CT at most in a fifth of the places; maps of more labels than this are not in use.
 EQUAL_NEIGHBOURS, MOST_LABELS = 0.6, 500
 OBLIQUE_DEGREES = 30.0
-ANISOTROPY, THICK_SLICE_MM = 3.0, 2.5
+ANISOTROPY, THICK_SLICE_MM = 4.0, 2.5
 LARGE_VOXELS = 150e6  # the hard case that SynthCT is made for: 600 x 600 x 400
 # Rounding of headers: 3.0001 mm is 3 mm.
 SPACING_SLACK = 1.02

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.gate.anatomy import USUAL_LENGTH_MM, USUAL_WIDTH_MM
+from SynthCTLib.imaging.gate.anatomy import LENGTH_MM, WIDTH_MM
 from SynthCTLib.imaging.gate.findings import Finding, error, warning
 from SynthCTLib.imaging.gate.head import Head
 from SynthCTLib.imaging.gate.image import age_years
@@ -115,8 +115,8 @@ def _whole_vault(view: View) -> Head | None:
         return None
     is_head = (
         set(head.cut_faces) <= {Face.INFERIOR}
-        and USUAL_WIDTH_MM[0] <= head.width_mm <= USUAL_WIDTH_MM[1]
-        and USUAL_LENGTH_MM[0] <= head.length_mm <= USUAL_LENGTH_MM[1]
+        and WIDTH_MM[0] <= head.width_mm <= WIDTH_MM[1]
+        and LENGTH_MM[0] <= head.length_mm <= LENGTH_MM[1]
         and head.width_mm < head.length_mm
     )
     return head if is_head else None
