@@ -1,0 +1,268 @@
+"""Rigid registration: simulated heads with known truth, real limbs, and ANTs on the same pairs.
+
+    python benchmarks/registration.py --data-pack DIR [--pairs 40] [--ants-python PATH]
+
+1. MR and CT of simulated heads (real anatomies, the phantom's images). The CT is sampled on a
+   clinical grid of its own and then moved as a rigid body by up to 30 degrees and 50 mm, so that
+   the truth is known exactly; of every second one the lower 40 mm are cut off. Target registration
+   error (TRE) over the head.
+2. Real MR/CT pairs of limbs (sarcoma patients). The truth is not known: each pair is registered
+   from where it lies and again with the CT moved by a known rigid transform, and the two answers
+   are compared over the body. A refusal is counted as such.
+3. ANTs' rigid registration (antspyx, in a Python of its own) on some pairs of 1, in turn with ours,
+   both with 2 threads; times are of the registration call alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from SynthCTLib.errors import RegistrationFailed
+from SynthCTLib.imaging.files import read_label_map, read_volume, write_volume
+from SynthCTLib.imaging.grids import resample
+from SynthCTLib.imaging.masks import body_contour, head_mask
+from SynthCTLib.imaging.table import remove_table
+from SynthCTLib.phantom import PhantomOptions, clean_labels, make_pair
+from SynthCTLib.registration import RigidOptions, register_rigid
+from SynthCTLib.volume import Grid, Role, Volume
+
+HEADS = ("head_05", "head_12", "head_18", "head_01")
+MOST_DEGREES, MOST_MM = 30.0, 50.0
+LIMB_DEGREES, LIMB_MM = 20.0, 30.0
+TARGETS = 2000
+Points = npt.NDArray[np.float64]
+
+ANTS = """
+import json, sys, time
+import ants
+for line in sys.stdin:
+    job = json.loads(line)
+    fixed, moving = ants.image_read(job["fixed"]), ants.image_read(job["moving"])
+    begin = time.perf_counter()
+    found = ants.registration(fixed, moving, type_of_transform="Rigid")
+    seconds = time.perf_counter() - begin
+    print("ANSWER " + json.dumps({"seconds": seconds, "transform": found["fwdtransforms"][0]}),
+          flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fixed MR, a moving CT, and the true transform from MR to CT points (LPS mm)."""
+
+    name: str
+    mr: Volume
+    ct: Volume
+    truth: sitk.Transform
+    targets: Points
+
+
+def random_rigid(
+    seed: int, centre: Points, most_degrees: float, most_mm: float
+) -> sitk.Euler3DTransform:
+    """A rotation by up to so many degrees about a random axis, and a shift of up to so many mm."""
+    rng = np.random.default_rng(seed)
+    axis, shift = rng.normal(size=3), rng.normal(size=3)
+    angle = np.radians(most_degrees) * rng.uniform()
+    turn = sitk.VersorTransform((axis / np.linalg.norm(axis)).tolist(), float(angle))
+    transform = sitk.Euler3DTransform()
+    transform.SetMatrix(turn.GetMatrix())
+    transform.SetCenter(centre.tolist())
+    transform.SetTranslation((shift / np.linalg.norm(shift) * most_mm * rng.uniform()).tolist())
+    return transform
+
+
+def moved(volume: Volume, transform: sitk.Euler3DTransform) -> Volume:
+    """The same voxels, moved in space as a rigid body: nothing is resampled."""
+    image = sitk.Image(volume.image)
+    rotation = np.reshape(transform.GetMatrix(), (3, 3))
+    direction = rotation @ np.reshape(image.GetDirection(), (3, 3))
+    image.SetOrigin(transform.TransformPoint(image.GetOrigin()))
+    image.SetDirection(direction.ravel().tolist())
+    return volume.with_image(image)
+
+
+def target_points(mask: Volume, seed: int) -> Points:
+    """Random voxel centres of a mask, LPS mm, shape (n, 3)."""
+    voxels = np.argwhere(mask.array > 0)[:, ::-1]
+    chosen = np.random.default_rng(seed).choice(len(voxels), min(TARGETS, len(voxels)), False)
+    index = np.column_stack([voxels[chosen], np.ones(len(chosen))])
+    points: Points = (index @ mask.grid.index_to_world.T)[:, :3]
+    return points
+
+
+def target_errors_mm(found: sitk.Transform, truth: sitk.Transform, points: Points) -> Points:
+    ours = np.array([found.TransformPoint(p) for p in points.tolist()])
+    true = np.array([truth.TransformPoint(p) for p in points.tolist()])
+    return np.linalg.norm(ours - true, axis=1)
+
+
+def head_cases(pack: Path, count: int) -> Iterator[Case]:
+    per_head = -(-count // len(HEADS))
+    for number, name in enumerate(HEADS):
+        labels = clean_labels(read_label_map(pack / "labels" / f"{name}.nii.gz"))
+        pair = make_pair(labels, PhantomOptions(), seed=900 + number)
+        targets = target_points(head_mask(pair.mr), number)
+        for index in range(number * per_head, min(count, (number + 1) * per_head)):
+            ct = clinical(pair.ct, cut_mm=40.0 if index % 2 else 0.0)
+            centre = pair.ct.grid.centre_mm
+            truth = random_rigid(index, centre, MOST_DEGREES, MOST_MM)
+            yield Case(f"{name}/{index}", pair.mr, moved(ct, truth), truth, targets)
+
+
+def clinical(ct: Volume, cut_mm: float) -> Volume:
+    """The CT on 0.98 x 0.98 x 2.5 mm axial slices, without the lowest ``cut_mm``."""
+    upright = sitk.DICOMOrient(ct.image, "LPS")
+    block = Grid.of(upright)
+    x, y, z = block.extent_mm
+    left, posterior, inferior = block.origin_mm
+    size = (int(x / 0.98), int(y / 0.98), int((z - cut_mm) / 2.5))
+    return resample(
+        ct, Grid(size, (0.98, 0.98, 2.5), (left, posterior, inferior + cut_mm), block.direction)
+    )
+
+
+def simulated_heads(pack: Path, count: int) -> None:
+    medians, maxima, refused, seconds = [], [], 0, []
+    for case in head_cases(pack, count):
+        begin = time.perf_counter()
+        try:
+            found = register_rigid(case.mr, case.ct, RigidOptions(threads=2))
+        except RegistrationFailed:
+            refused += 1
+            continue
+        seconds.append(time.perf_counter() - begin)
+        errors = target_errors_mm(found.transform, case.truth, case.targets)
+        medians.append(float(np.median(errors)))
+        maxima.append(float(errors.max()))
+    print("| pairs | median TRE (mm) | largest TRE over the head (mm) | above 1 mm | refused |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| {count} | {np.median(medians):.2f} | {max(maxima):.2f} | "
+        f"{sum(m >= 1 for m in maxima)} | {refused} |\n",
+        flush=True,
+    )
+
+
+def real_limbs(pack: Path, moves: int) -> None:
+    print("| patient | normalised MI | difference of the answers (mm), median over the body |")
+    print("|---|---|---|")
+    agreement, failures = [], []
+    for number, folder in enumerate(sorted((pack / "sts").glob("STS_*"))):
+        mr = read_volume(folder / "mr.nii.gz", Role.MR)
+        ct = remove_table(read_volume(folder / "ct.nii.gz", Role.CT)).volume
+        points = target_points(body_contour(mr), number)[:500]
+        answers, said = [], []
+        try:
+            straight = register_rigid(mr, ct, RigidOptions(threads=2))
+            quality = f"{straight.quality.mutual_information:.2f}"
+        except RegistrationFailed as error:
+            failures.append(folder.name)
+            print(f"| {folder.name} | | refused: {error} |", flush=True)
+            continue
+        for index in range(moves):
+            known = random_rigid(
+                1000 + 10 * number + index, ct.grid.centre_mm, LIMB_DEGREES, LIMB_MM
+            )
+            try:
+                found = register_rigid(mr, moved(ct, known), RigidOptions(threads=2))
+            except RegistrationFailed:
+                said.append("refused")
+                failures.append(folder.name)
+                continue
+            back = sitk.CompositeTransform([known.GetInverse(), found.transform])
+            answers.append(float(np.median(target_errors_mm(back, straight.transform, points))))
+            said.append(f"{answers[-1]:.2f}")
+        agreement += answers
+        print(f"| {folder.name} | {quality} | {', '.join(said)} |", flush=True)
+    print(
+        f"\nN = {len(agreement)} answers; median {np.median(agreement):.2f} mm; above 2 mm: "
+        f"{sum(a >= 2 for a in agreement)}; refused: {len(failures)}.\n"
+    )
+
+
+def against_ants(pack: Path, ants_python: Path, count: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "peer.py").write_text(ANTS)
+        peer = subprocess.Popen(
+            [str(ants_python), str(folder / "peer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "2", "PATH": "/usr/bin:/bin"},
+        )
+        ratios, ours, theirs = [], [], []
+        for index, case in enumerate(head_cases(pack, 4 * count)):
+            if index % 4:
+                continue
+            fixed, moving = folder / f"{index}_mr.nii.gz", folder / f"{index}_ct.nii.gz"
+            write_volume(case.mr, fixed)
+            write_volume(case.ct, moving)
+            begin = time.perf_counter()
+            found = register_rigid(case.mr, case.ct, RigidOptions(threads=2))
+            seconds = time.perf_counter() - begin
+            answer = asked(peer, {"fixed": str(fixed), "moving": str(moving)})
+            their = sitk.ReadTransform(answer["transform"])
+            ours.append(float(target_errors_mm(found.transform, case.truth, case.targets).max()))
+            theirs.append(float(target_errors_mm(their, case.truth, case.targets).max()))
+            ratios.append(answer["seconds"] / seconds)
+        peer.terminate()
+    print("| | SynthCT | ANTs |\n|---|---|---|")
+    print(f"| pairs | {len(ours)} | {len(theirs)} |")
+    print(
+        f"| largest TRE over the head, median (mm) | {np.median(ours):.2f} "
+        f"| {np.median(theirs):.2f} |"
+    )
+    print(f"| largest TRE over the head, worst (mm) | {max(ours):.2f} | {max(theirs):.2f} |")
+    print(f"| time / SynthCT's, median of the pairs | 1 | {np.median(ratios):.1f} |")
+    print(f"| time / SynthCT's, smallest of the pairs | 1 | {min(ratios):.1f} |\n")
+
+
+def asked(peer: subprocess.Popen[str], job: dict[str, str]) -> dict[str, object]:
+    assert peer.stdin is not None
+    assert peer.stdout is not None
+    peer.stdin.write(json.dumps(job) + "\n")
+    peer.stdin.flush()
+    for line in peer.stdout:
+        if line.startswith("ANSWER "):
+            answer: dict[str, object] = json.loads(line.removeprefix("ANSWER "))
+            return answer
+    raise SystemExit("ANTs ended without an answer.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-pack", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--moves", type=int, default=2, help="known transforms a limb")
+    parser.add_argument("--ants-python", type=Path, help="Python that has antspyx")
+    parser.add_argument("--ants-pairs", type=int, default=6)
+    parser.add_argument("--only", choices=("heads", "limbs", "ants"))
+    arguments = parser.parse_args()
+    pack = arguments.data_pack
+    if arguments.only in (None, "heads"):
+        print(f"Simulated heads, CT moved by up to {MOST_DEGREES:g} degrees and {MOST_MM:g} mm.\n")
+        simulated_heads(pack, arguments.pairs)
+    if arguments.only in (None, "limbs"):
+        print(f"Real limbs, CT moved by up to {LIMB_DEGREES:g} degrees and {LIMB_MM:g} mm.\n")
+        real_limbs(pack, arguments.moves)
+    if arguments.ants_python and arguments.only in (None, "ants"):
+        print("Against ANTs (antspyx, type_of_transform Rigid), the same pairs in turn.\n")
+        against_ants(pack, arguments.ants_python, arguments.ants_pairs)
+
+
+if __name__ == "__main__":
+    main()
