@@ -85,7 +85,8 @@ def correct_bias(
     log_field = _log_field(coarse[block], inside[block], options, progress)
 
     to_image = (image, sitk.Transform())
-    fine = sitk.Resample(log_field, *to_image, sitk.sitkBSpline, 0.0, sitk.sitkFloat32, True)
+    # Straight lines over 6 mm stray 0.2 % from a spline with knots 50 mm apart.
+    fine = sitk.Resample(log_field, *to_image, sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
     where = sitk.Resample(inside, *to_image, sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
     corrected = sitk.GetArrayFromImage(fine)
     del fine
