@@ -6,8 +6,11 @@ Every image of the data pack goes through the gate in its right role and in wron
 versions spoilt in a known way. For each rule the table tells in how many of the cases that are
 made for it it fired, and in how many of all other cases it fired nevertheless. A case may be true
 for a rule by chance (a head that the field really cuts); such rules are named with the case and
-count in neither column. Real: 5 heads, 36 sarcoma patients with CT, MR and PET. Simulated: the
-head label maps as T1-like MR and CT. ``--out`` receives all findings as a text file.
+count in neither column. The limits of the rules were chosen on these same images, with room on
+both sides: expect somewhat less on others.
+
+Real: 5 heads, 36 sarcoma patients with CT, MR and PET. Simulated: the head label maps as T1-like
+MR and CT. ``--out`` receives all findings as a text file.
 """
 
 from __future__ import annotations
@@ -95,7 +98,8 @@ class Tally:
             others = [c for c in self.cases if rule not in c.must | c.may]
             hits = sum(_fired(c, rule) for c in made)
             false = sum(_fired(c, rule) for c in others)
-            yield f"| {rule} | {what} | {hits}/{len(made)} | {false}/{len(others)} |"
+            right = f"{hits}/{len(made)}" if made else "not tried here"
+            yield f"| {rule} | {what} | {right} | {false}/{len(others)} |"
 
     def surprises(self) -> Iterator[str]:
         """What came out otherwise than expected, a line a case."""
@@ -340,7 +344,7 @@ def spoilt_heads(tally: Tally, name: str, mr: Volume, true: set[str]) -> None:
     case(
         "slices of 3 mm called 1 mm",
         respaced(resample(mr, sagittal_slices(mr, 3.0)), (1.0, 1.0, 1.0)),
-        {"head.scale"},
+        {"head.size"} if name.startswith("colin") else {"head.scale"},  # 61 mm wide: unusual
         LOOSE,
     )
     case("upside down", turned_header(mr, "upside down"), {"head.orientation"}, LOOSE)
@@ -463,6 +467,9 @@ def sarcoma(tally: Tally, pack: Path) -> None:
         tally.one(f"{name} CT for a head model", ct, HEADS, {"head.not-a-head"}, other)
         tally.one(f"{name} MR as CT", as_role(mr, Role.CT), None, {"ct.not-hu"})
         tally.one(f"{name} MR as PET", as_role(mr, Role.PET), None, {"pet.not-suv"}, LOOSE_PET)
+        like_suv = mr.with_array(mr.array.astype(np.float32) / 300)
+        sharp = {"pet.looks-like-mr"}
+        tally.one(f"{name} MR scaled like SUV", as_role(like_suv, Role.PET), None, sharp)
         tally.one(f"{name} PET as MR", as_role(pet, Role.MR), None, {"mr.looks-like-pet"})
         tally.one(f"{name} PET as CT", as_role(pet, Role.CT), None, {"ct.not-hu"})
         if index % 4 == 0:

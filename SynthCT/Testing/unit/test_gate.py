@@ -745,6 +745,18 @@ def test_the_answer_does_not_depend_on_the_order_of_the_voxels(code: str) -> Non
     assert inspect(turned, HEADS) == expected
 
 
+def test_ute_shows_bone_and_is_a_head_nevertheless() -> None:
+    zte = HEAD.rendered(Role.MR, (3.0, 105.0, 85.0, 110.0, 100.0, 95.0, 100.0, 3.0))
+    assert "head.not-a-head" in rules_of(inspect(zte, HEADS))
+    told = tagged(zte, EchoTime=0.02, RepetitionTime=1.5, ScanningSequence="GR")
+    assert rules_of(inspect(told, replace(HEADS, contrasts=("ute",)))) == []
+
+
+def test_slices_of_a_lost_thickness_are_noticed_although_the_field_cuts_the_head() -> None:
+    cut = cropped(spaced(MR, 1.2, 3, 3), y=slice(0, 70))
+    assert {"head.size", "head.side-cut"} <= set(rules_of(inspect(cut, HEADS)))
+
+
 @pytest.mark.parametrize("degrees", [-15.0, 15.0])
 def test_a_nodding_head_has_a_face(degrees: float) -> None:
     turn = sitk.Euler3DTransform((0.0, 0.0, 0.0), np.radians(degrees), 0.0, 0.0)

@@ -88,8 +88,7 @@ def _scale(view: View, head: Head) -> Iterator[Finding]:
 
 def _brain_only(view: View, head: Head) -> Iterator[Finding]:
     """The background was cleared, and what is left is small and has no skull, or no neck."""
-    share = head.background_share
-    if view.role != Role.MR or share < CLEARED_SHARE:
+    if view.role != Role.MR or head.background_share < CLEARED_SHARE:
         return
     if not (
         BRAIN_ML[0] <= head.volume_ml <= BRAIN_ML[1]
@@ -142,7 +141,9 @@ def _not_a_head(view: View, head: Head) -> Iterator[Finding]:
 def _doubts(view: View, head: Head) -> list[str]:
     """Reasons against a head, in words."""
     against = []
-    if view.role == Role.MR and not head.skull_darkness < SKULL_DARKNESS:
+    # UTE and ZTE are made to show bone.
+    dark_bone = view.role == Role.MR and contrast_of_tags(view.tags) != "ute"
+    if dark_bone and not head.skull_darkness < SKULL_DARKNESS:
         against.append(NO_SKULL)
     proportion = head.width_mm / max(head.length_mm, 1.0)
     usual = _within(head.width_mm, USUAL_WIDTH_MM) and _within(head.length_mm, USUAL_LENGTH_MM)
@@ -159,15 +160,14 @@ def _doubts(view: View, head: Head) -> list[str]:
 
 
 def _size(view: View, head: Head, tested: TestedRange) -> Iterator[Finding]:
-    if any(face in head.cut_faces for face in _SIDES):
-        return
+    cut = any(face in head.cut_faces for face in _SIDES)
     outside = [
         f"{mm:.0f} mm {what} (tested {limits[0]:g} to {limits[1]:g})"
         for what, mm, limits in (
             ("wide", head.width_mm, tested.head_width_mm),
             ("long", head.length_mm, tested.head_length_mm),
         )
-        if limits and not _within(mm, limits)
+        if limits and not cut and not _within(mm, limits)
     ]
     if outside:
         yield warning(
@@ -177,8 +177,8 @@ def _size(view: View, head: Head, tested: TestedRange) -> Iterator[Finding]:
             "at the skull in the result with care.",
         )
         return
-    proportion = head.width_mm / head.length_mm
-    if not _within(proportion, PROPORTION):
+    usual = CUT_PROPORTION if cut else PROPORTION
+    if not _within(head.width_mm / max(head.length_mm, 1.0), usual):
         yield warning(
             "head.size",
             view.name,
