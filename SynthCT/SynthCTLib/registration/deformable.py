@@ -6,17 +6,17 @@ in Paper 2, section 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from scipy import optimize
 
 from SynthCTLib.progress import Progress
-from SynthCTLib.registration.freeform import FreeForm, Reals, bending
+from SynthCTLib.registration.freeform import FreeForm, bending
+from SynthCTLib.registration.likeness import Ascent, Reals, ascend, workers
 from SynthCTLib.registration.linear import register_affine
-from SynthCTLib.registration.optimise import Descent
 from SynthCTLib.registration.options import AffineOptions, DeformableOptions
 from SynthCTLib.registration.pyramid import Views, nearest_on
 from SynthCTLib.registration.quality import Kind, Registration, accepted
@@ -58,65 +58,48 @@ def register_deformable(
     start = initial.transform if isinstance(initial, Registration) else initial
     matrix = matrix_of(start)
     views = Views.of(fixed, moving, options.spacings_mm, fixed_mask, DOMAIN_MARGIN_MM)
-    domain = _Domain.around(Grid.of(views.fixed[0]), options.control_spacings_mm[0])
+    domain = Domain.around(Grid.of(views.fixed[0]), options.control_spacings_mm[0])
     spline = domain.spline(options.control_spacings_mm[0])
-    descents: list[Descent] = []
+    ascents: list[Ascent] = []
     part = progress.within("Deformable registration", 1.0)
-    levels = zip(options.control_spacings_mm, views.fixed, views.moving, strict=True)
-    for control, image, target in levels:
-        part.stage(f"{control:g} mm between control points", 1.0 / len(views.fixed))
-        spline = domain.refined(spline, control)
-        inside = sitk.GetArrayViewFromImage(nearest_on(image, views.mask)) > 0
-        level = FreeForm(image, target, inside, matrix, spline, options.metric, options.bins)
-        descents.append(_follow(level, spline, control, options, part))
+    with workers(options.threads) as pool:
+        levels = zip(options.control_spacings_mm, views.fixed, views.moving, strict=True)
+        for control, image, target in levels:
+            part.stage(f"{control:g} mm between control points", 1.0 / len(views.fixed))
+            spline = domain.refined(spline, control)
+            inside = sitk.GetArrayFromImage(nearest_on(image, views.mask)) > 0
+            level = FreeForm(
+                image, target, inside, matrix, spline, options.metric, options.bins, pool
+            )
+            start_at = np.asarray(spline.GetParameters())
+            score = _stiffened(level, options.stiffness, control)
+            ascents.append(ascend(score, start_at, options.iterations, LEAST_GAIN, part))
+            spline.SetParameters(ascents[-1].parameters.tolist())
     found = sitk.CompositeTransform([start, spline])
     found.FlattenTransform()
     return accepted(
-        Registration.of(fixed, moving, found, Kind.DEFORMABLE, descents, options.least_quality),
+        Registration.of(
+            fixed, moving, found, Kind.DEFORMABLE, ascents, fixed_mask, options.least_quality
+        ),
         options.folding_limit,
     )
 
 
-def _follow(
-    level: FreeForm,
-    spline: sitk.BSplineTransform,
-    control_mm: float,
-    options: DeformableOptions,
-    progress: Progress,
-) -> Descent:
-    """Set the spline's control points to the best displacements found."""
-    done = 0
+def _stiffened(
+    level: FreeForm, stiffness: float, control_mm: float
+) -> Callable[[Reals], tuple[float, Reals]]:
+    """The score of a level, less what the bending of the spline costs."""
 
-    def cost(parameters: Reals) -> tuple[float, Reals]:
-        progress.check()
+    def score(parameters: Reals) -> tuple[float, Reals]:
         value, slope = level.score(parameters)
-        strain, strain_slope = bending(parameters.reshape(level.shape), control_mm)
-        return (
-            options.stiffness * strain - value,
-            options.stiffness * strain_slope.ravel() - slope,
-        )
+        bent, bent_slope = bending(parameters.reshape(level.shape), control_mm)
+        return value - stiffness * bent, slope - stiffness * bent_slope.ravel()
 
-    def report(parameters: Reals) -> None:
-        del parameters
-        nonlocal done
-        done += 1
-        progress.update(done / options.iterations)
-
-    result = optimize.minimize(
-        cost,
-        np.asarray(spline.GetParameters()),
-        jac=True,
-        method="L-BFGS-B",
-        callback=report,
-        options={"maxiter": options.iterations, "ftol": LEAST_GAIN},
-    )
-    spline.SetParameters(result.x.tolist())
-    value, _ = level.score(result.x)
-    return Descent(-value, int(result.nit), bool(result.success), str(result.message))
+    return score
 
 
 @dataclass(frozen=True)
-class _Domain:
+class Domain:
     """The block of space that a spline deforms; a whole number of control point spacings long."""
 
     origin_mm: Triple
@@ -124,14 +107,15 @@ class _Domain:
     direction: tuple[float, ...]
 
     @staticmethod
-    def around(grid: Grid, control_mm: float) -> _Domain:
+    def around(grid: Grid, control_mm: float) -> Domain:
+        """The smallest such block around a grid, along its axes."""
         x, y, z = (float(np.ceil(e / control_mm) * control_mm) for e in grid.extent_mm)
         corner: npt.NDArray[np.float64] = grid.centre_mm - np.reshape(grid.direction, (3, 3)) @ (
             x / 2,
             y / 2,
             z / 2,
         )
-        return _Domain(
+        return Domain(
             (float(corner[0]), float(corner[1]), float(corner[2])), (x, y, z), grid.direction
         )
 

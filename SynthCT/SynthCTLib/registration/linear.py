@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.progress import Progress
-from SynthCTLib.registration.optimise import Descent, Similarity, method_for, run
+from SynthCTLib.registration.likeness import (
+    Array,
+    Ascent,
+    Likeness,
+    Reals,
+    ascend,
+    look_up,
+    workers,
+)
 from SynthCTLib.registration.options import AffineOptions, RigidOptions
-from SynthCTLib.registration.pyramid import Views
+from SynthCTLib.registration.pyramid import Views, nearest_on
 from SynthCTLib.registration.quality import Kind, Registration, accepted
-from SynthCTLib.registration.search import Matrix, Scene, find_start
+from SynthCTLib.registration.search import LEVER_MM, Matrix, Scene, find_start
 from SynthCTLib.registration.similarity import Points, Sampled, voxel_centres
 from SynthCTLib.registration.transforms import matrix_of
-from SynthCTLib.volume import Volume
+from SynthCTLib.volume import Grid, Volume
 
-# The optimiser's first step is half a voxel, its last is far below what a scanner resolves.
-LAST_STEP_MM = 0.005
-# With ITK's 0.5 the steps run out on the way to the optimum: 1 mm off in simulated heads.
-RELAXATION = 0.7
+# An iteration that gains less than this share of the metric is the last.
+LEAST_GAIN = 1e-7
 SEARCH_POINTS = 4000
+
+Score = Callable[[Reals], tuple[float, Reals]]
 
 
 def register_rigid(
@@ -41,17 +52,17 @@ def register_rigid(
     when ``initial`` is not rigid.
     """
     views = Views.of(fixed, moving, options.spacings_mm, fixed_mask)
-    points = _search_points(views, options.seed)
     if initial is None:
         progress.stage("Searching for the position", 0.5)
-        start = _search(views, points, options, progress)
+        start = _search(views, options, progress)
     else:
         start = _rigid(matrix_of(_transform(initial)))
     return _refine(
         fixed,
         moving,
+        fixed_mask,
         views,
-        _euler(start, points.mean(axis=0)),
+        start,
         Kind.RIGID,
         options,
         progress.within("Rigid registration", 1.0),
@@ -84,12 +95,12 @@ def register_affine(
             fixed, moving, rigid, fixed_mask=fixed_mask, progress=progress.within("Rigid", 0.6)
         )
     views = Views.of(fixed, moving, options.spacings_mm, fixed_mask)
-    centre = _search_points(views, options.seed).mean(axis=0)
     return _refine(
         fixed,
         moving,
+        fixed_mask,
         views,
-        _affine(matrix_of(_transform(initial)), centre),
+        matrix_of(_transform(initial)),
         Kind.AFFINE,
         options,
         progress.within("Affine registration", 1.0),
@@ -100,12 +111,9 @@ def _transform(initial: Registration | sitk.Transform) -> sitk.Transform:
     return initial.transform if isinstance(initial, Registration) else initial
 
 
-def _search_points(views: Views, seed: int) -> Points:
-    return voxel_centres(views.coarse_fixed, views.near, SEARCH_POINTS, seed)
-
-
-def _search(views: Views, points: Points, options: RigidOptions, progress: Progress) -> Matrix:
+def _search(views: Views, options: RigidOptions, progress: Progress) -> Matrix:
     """A 4x4 matrix, fixed to moving LPS mm."""
+    points = voxel_centres(views.coarse_fixed, views.near, SEARCH_POINTS, options.seed)
     moving = voxel_centres(views.coarse_moving, views.near_moving, SEARCH_POINTS, options.seed)
     scene = Scene(
         Sampled(views.coarse_fixed),
@@ -126,50 +134,128 @@ def _rigid(matrix: Matrix) -> Matrix:
     return matrix
 
 
-def _euler(matrix: Matrix, centre: Points) -> sitk.Transform:
-    transform = sitk.Euler3DTransform()
-    transform.SetCenter(centre.tolist())
-    # A file holds fewer digits than ITK's own tolerance for an orthogonal matrix (1e-10) asks.
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist(), 1e-3)
-    transform.SetTranslation((matrix[:3, 3] + matrix[:3, :3] @ centre - centre).tolist())
-    return transform
+class _Family:
+    """The transforms of a family near a start.
+
+    Parameters are small steps in mm (at ``LEVER_MM`` from the centre, for those without a length).
+    """
+
+    def __init__(self, kind: Kind, start: Matrix, centre: Points) -> None:
+        self._kind, self._start, self._centre = kind, start, centre
+        self.size = 6 if kind == Kind.RIGID else 12
+
+    def change(self, parameters: Reals) -> tuple[Reals, Reals]:
+        """The 3x3 matrix applied after the start, and its derivative by each parameter of it."""
+        if self._kind == Kind.RIGID:
+            a, b, c = parameters[:3] / LEVER_MM
+            turns = [_turn(axis, angle) for axis, angle in enumerate((a, b, c))]
+            slopes = [_turn_slope(axis, angle) for axis, angle in enumerate((a, b, c))]
+            x, y, z = turns
+            dx, dy, dz = slopes
+            return z @ y @ x, np.stack([z @ y @ dx, z @ dy @ x, dz @ y @ x]) / LEVER_MM
+        steps = np.eye(9).reshape(9, 3, 3) / LEVER_MM
+        return np.eye(3) + np.tensordot(parameters[:9], steps, 1), steps
+
+    def matrix(self, parameters: Reals) -> Matrix:
+        """4x4, fixed to moving LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.change(parameters)[0] @ self._start[:3, :3]
+        there = self._start[:3, :3] @ self._centre + self._start[:3, 3] + parameters[-3:]
+        matrix[:3, 3] = there - matrix[:3, :3] @ self._centre
+        return matrix
+
+    def score(self, likeness: Likeness, points: Reals, to_index: Array) -> Score:
+        """The score of parameters.
+
+        ``points``: (3, n), fixed LPS mm; ``to_index``: 4x4, moving LPS mm to voxels (x, y, z).
+        """
+        about = (self._start[:3, :3] @ (points - self._centre[:, None])).astype(np.float32)
+        centre = self._start[:3, :3] @ self._centre + self._start[:3, 3]
+
+        def score(parameters: Reals) -> tuple[float, Reals]:
+            change, slopes = self.change(parameters)
+            offset = to_index[:3, :3] @ (centre + parameters[-3:]) + to_index[:3, 3]
+            index = (to_index[:3, :3] @ change).astype(np.float32) @ about
+            value, pull = likeness.at(index + offset[:, None].astype(np.float32))
+            # Sums over all points, in double precision: they decide where the metric is flat.
+            by_matrix = to_index[:3, :3].T @ np.einsum("in,jn->ij", pull, about, dtype=np.float64)
+            by_shift = to_index[:3, :3].T @ pull.sum(axis=1, dtype=np.float64)
+            return value, np.concatenate([np.tensordot(slopes, by_matrix, 2), by_shift])
+
+        return score
+
+    def transform(self, parameters: Reals) -> sitk.Transform:
+        """The ITK transform, with this centre."""
+        matrix = self.matrix(parameters)
+        transform: sitk.Transform
+        if self._kind == Kind.RIGID:
+            transform = sitk.Euler3DTransform()
+            transform.SetCenter(self._centre.tolist())
+            # A file holds fewer digits than ITK's tolerance for an orthogonal matrix asks (1e-10).
+            transform.SetMatrix(matrix[:3, :3].ravel().tolist(), 1e-3)
+        else:
+            transform = sitk.AffineTransform(3)
+            transform.SetCenter(self._centre.tolist())
+            transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+        shift = matrix[:3, :3] @ self._centre + matrix[:3, 3] - self._centre
+        transform.SetTranslation(shift.tolist())
+        return transform
 
 
-def _affine(matrix: Matrix, centre: Points) -> sitk.Transform:
-    transform = sitk.AffineTransform(3)
-    transform.SetCenter(centre.tolist())
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation((matrix[:3, 3] + matrix[:3, :3] @ centre - centre).tolist())
-    return transform
+def _turn(axis: int, angle: float) -> Reals:
+    matrix: Reals = Rotation.from_rotvec(angle * np.eye(3)[axis]).as_matrix()
+    return matrix
+
+
+def _turn_slope(axis: int, angle: float) -> Reals:
+    """The derivative of :func:`_turn` by the angle."""
+    x, y, z = np.eye(3)[axis]
+    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ _turn(axis, angle)
 
 
 def _refine(
     fixed: Volume,
     moving: Volume,
+    fixed_mask: Volume | None,
     views: Views,
-    transform: sitk.Transform,
+    start: Matrix,
     kind: Kind,
     options: RigidOptions | AffineOptions,
     progress: Progress,
 ) -> Registration:
     """Follow the metric uphill, level by level, and judge the end."""
-    similarity = Similarity(
-        options.metric, options.bins, options.samples, options.seed, options.threads
-    )
-    descents: list[Descent] = []
-    for spacing, image, target in zip(options.spacings_mm, views.fixed, views.moving, strict=True):
-        progress.stage(f"{spacing:g} mm", 1.0 / len(options.spacings_mm))
-        method = method_for(image, views.mask, similarity)
-        method.SetInitialTransform(transform, True)
-        method.SetOptimizerScalesFromPhysicalShift()
-        method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=spacing / 2,
-            minStep=LAST_STEP_MM,
-            numberOfIterations=options.iterations,
-            relaxationFactor=RELAXATION,
-            gradientMagnitudeTolerance=1e-9,
-        )
-        descents.append(run(method, image, target, progress, options.iterations))
+    centre = views.centre_mm
+    ascents: list[Ascent] = []
+    with workers(options.threads) as pool:
+        levels = zip(options.spacings_mm, views.fixed, views.moving, strict=True)
+        for number, (spacing, image, target) in enumerate(levels):
+            progress.stage(f"{spacing:g} mm", 1.0 / len(options.spacings_mm))
+            family = _Family(kind, start, centre)
+            points, values = _drawn(image, views.mask, options.samples, options.seed + number)
+            likeness = Likeness(values, target, options.metric, options.bins, pool)
+            to_index = np.linalg.inv(Grid.of(target).index_to_world)
+            score = family.score(likeness, points, to_index)
+            still = np.zeros(family.size)
+            ascents.append(ascend(score, still, options.iterations, LEAST_GAIN, progress))
+            start = family.matrix(ascents[-1].parameters)
+    transform = family.transform(ascents[-1].parameters)
     return accepted(
-        Registration.of(fixed, moving, transform, kind, descents, options.least_quality)
+        Registration.of(fixed, moving, transform, kind, ascents, fixed_mask, options.least_quality)
     )
+
+
+def _drawn(image: sitk.Image, mask: sitk.Image, most: int, seed: int) -> tuple[Reals, Array]:
+    """Points (3, n) of the mask in LPS mm, at most so many, and the image's values there.
+
+    They lie anywhere in their voxels: on the voxels' centres, mutual information has false optima
+    where the grids of both images coincide (Pluim et al., 2000).
+    """
+    random = np.random.default_rng(seed)
+    index = np.argwhere(sitk.GetArrayFromImage(nearest_on(image, mask)) > 0)[:, ::-1]
+    if len(index) > most:
+        index = index[np.sort(random.choice(len(index), most, replace=False))]
+    anywhere = (index + random.uniform(-0.5, 0.5, index.shape)).T
+    found = look_up(sitk.GetArrayFromImage(image), anywhere.astype(np.float32))
+    matrix = Grid.of(image).index_to_world
+    points: Reals = matrix[:3, :3] @ anywhere[:, found.known] + matrix[:3, 3:]
+    return points, found.values

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SynthCTLib.errors import InputError, RegistrationFailed
-from SynthCTLib.volume import Role, Unit, Volume
+from SynthCTLib.volume import Grid, Role, Unit, Volume
 
 # Dense bone is above, metal and teeth far above: beyond it a histogram bin would be wasted.
 CT_RANGE_HU = (-1000.0, 1500.0)
@@ -109,13 +109,14 @@ class Views:
         spacings_mm: Sequence[float],
         fixed_mask: Volume | None,
         margin_mm: float = 0.0,
+        coarse_mm: float = COARSE_MM,
     ) -> Views:
         """``margin_mm``: how much is left around the body when the fixed levels are cropped.
 
         Raises RegistrationFailed when a volume shows nothing to register by.
         """
-        coarse_fixed, *fixed_levels = levels(fixed, (COARSE_MM, *spacings_mm))
-        coarse_moving, *moving_levels = levels(moving, (COARSE_MM, *spacings_mm))
+        coarse_fixed, *fixed_levels = levels(fixed, (coarse_mm, *spacings_mm))
+        coarse_moving, *moving_levels = levels(moving, (coarse_mm, *spacings_mm))
         body = near_body(coarse_fixed, fixed.unit)
         near_moving = near_body(coarse_moving, moving.unit)
         near = body
@@ -141,6 +142,14 @@ class Views:
             near_moving,
             mask,
         )
+
+    @property
+    def centre_mm(self) -> npt.NDArray[np.float64]:
+        """LPS mm of the middle of what is compared."""
+        matrix = Grid.of(self.coarse_fixed).index_to_world
+        middle = np.argwhere(self.near).mean(axis=0)[::-1]
+        centre: npt.NDArray[np.float64] = matrix[:3, :3] @ middle + matrix[:3, 3]
+        return centre
 
     @property
     def overlap_possible(self) -> float:

@@ -12,12 +12,12 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import RegistrationFailed
-from SynthCTLib.registration import pyramid
-from SynthCTLib.registration.optimise import Descent
+from SynthCTLib.registration.likeness import Ascent
 from SynthCTLib.registration.options import LEAST_QUALITY
+from SynthCTLib.registration.pyramid import Views
 from SynthCTLib.registration.similarity import Points, Sampled, agreement, voxel_centres
 from SynthCTLib.registration.transforms import LinearParts, jacobian_determinants, matrix_of
-from SynthCTLib.volume import Volume
+from SynthCTLib.volume import Grid, Volume
 
 QUALITY_SPACING_MM = 4.0
 QUALITY_POINTS = 20_000
@@ -80,17 +80,18 @@ class Registration:
         moving: Volume,
         transform: sitk.Transform,
         kind: Kind,
-        descents: Sequence[Descent],
+        ascents: Sequence[Ascent],
+        fixed_mask: Volume | None,
         least_quality: float,
     ) -> Registration:
         """The outcome of some runs, one after the other, that led to a transform."""
         return Registration(
             transform,
             kind,
-            assess(fixed, moving, transform, least_quality),
-            -descents[-1].metric,
-            all(d.converged for d in descents),
-            sum(d.iterations for d in descents),
+            assess(fixed, moving, transform, least_quality, fixed_mask=fixed_mask),
+            ascents[-1].metric,
+            ascents[-1].converged,
+            sum(a.iterations for a in ascents),
         )
 
 
@@ -99,28 +100,22 @@ def assess(
     moving: Volume,
     transform: sitk.Transform,
     least_quality: float = LEAST_QUALITY,
+    *,
+    fixed_mask: Volume | None = None,
 ) -> Quality:
     """The quality of any transform from fixed to moving LPS mm points, a given one too.
 
-    A distinctness below ``least_quality`` is among the suspicions.
+    A distinctness below ``least_quality`` is among the suspicions. ``fixed_mask`` (on any grid)
+    is where the fixed image is judged. Raises RegistrationFailed when there is nothing to judge.
     """
-    (fixed_image,) = pyramid.levels(fixed, (QUALITY_SPACING_MM,))
-    (moving_image,) = pyramid.levels(moving, (QUALITY_SPACING_MM,))
-    near = pyramid.near_body(fixed_image, fixed.unit)
-    near_moving = pyramid.near_body(moving_image, moving.unit)
-    if not near.any() or not near_moving.any():
-        empty = fixed if not near.any() else moving
-        raise RegistrationFailed(
-            f"The {empty.role} volume shows no body to register by: choose another."
-        )
+    views = Views.of(fixed, moving, (), fixed_mask, coarse_mm=QUALITY_SPACING_MM)
+    fixed_image, near = views.coarse_fixed, views.near
     points = voxel_centres(fixed_image, near, QUALITY_POINTS, seed=1)
     bins, inside = Sampled(fixed_image).bins_at(points)
     moved = np.array([transform.TransformPoint(p) for p in points[inside].tolist()])
-    looked_up = Sampled(moving_image)
+    looked_up = Sampled(views.coarse_moving)
     found = agreement(bins, looked_up, moved)
-    body_mm3 = near.sum() * np.prod(fixed_image.GetSpacing())
-    moving_mm3 = near_moving.sum() * np.prod(moving_image.GetSpacing())
-    overlap = min(1.0, found.overlap * float(body_mm3 / min(body_mm3, moving_mm3)))
+    overlap = min(1.0, found.overlap / views.overlap_possible)
     distinctness = 0.0
     if found.value > 0:
         lost = [
@@ -131,7 +126,7 @@ def assess(
     if transform.IsLinear():
         folding = float(np.linalg.det(matrix_of(transform)[:3, :3]) <= 0)
     else:
-        jacobian = sitk.GetArrayViewFromImage(jacobian_determinants(transform, fixed_image))
+        jacobian = jacobian_determinants(transform, Grid.of(fixed_image))
         folding = float((jacobian[near] <= 0).mean())
     quality = Quality(found.value, overlap, folding, distinctness=distinctness)
     return replace(quality, suspicions=tuple(_suspicions(quality, transform, least_quality)))

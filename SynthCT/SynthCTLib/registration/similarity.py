@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.special import entr
 
 from SynthCTLib.volume import Grid
 
@@ -46,31 +47,56 @@ class Sampled:
         low, high = float(self._values.min()), float(self._values.max())
         self._values -= low
         self._values *= (BINS - 1) / max(high - low, 1e-6)
+        self._binned = np.rint(self._values).astype(np.intp)
         self._size = np.asarray(image.GetSize())
 
-    def bins_at(self, points: Points) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Bin number at each point (linear interpolation), and which points lie inside."""
+    def bins_at(self, points: Points) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Bin number at each point inside (linear interpolation), and which points are inside."""
         index = points @ self._to_index[:3, :3].T + self._to_index[:3, 3]
         inside = np.all((index >= -0.5) & (index <= self._size - 0.5), axis=1)
         values = ndimage.map_coordinates(
             self._values, index[inside, ::-1].T, order=1, mode="nearest", prefilter=False
         )
-        return np.rint(values).astype(np.int64), inside
+        return np.rint(values).astype(np.intp), inside
+
+    def nearest_bins(self, points: Points, shifts: Points) -> npt.NDArray[np.intp]:
+        """Bin number of the nearest voxel, shape (shifts, points); ``BINS`` outside the image."""
+        index = points @ self._to_index[:3, :3].T + self._to_index[:3, 3]
+        places = index + (shifts @ self._to_index[:3, :3].T)[:, None, :]
+        nearest = np.rint(places).astype(np.intp)
+        inside = np.all((nearest >= 0) & (nearest < self._size), axis=2)
+        x, y, z = np.where(inside[..., None], nearest, 0).transpose(2, 0, 1)
+        return np.where(inside, self._binned[z, y, x], BINS)
 
 
-def agreement(fixed_bins: npt.NDArray[np.int64], moving: Sampled, points: Points) -> Agreement:
+def agreement(fixed_bins: npt.NDArray[np.intp], moving: Sampled, points: Points) -> Agreement:
     """How well ``fixed_bins``, found at some points, predict ``moving`` at where they went."""
     bins, inside = moving.bins_at(points)
-    if len(bins) < BINS:
-        return Agreement(0.0, len(bins) / len(points))
-    joint = np.bincount(fixed_bins[inside] * BINS + bins, minlength=BINS * BINS) / len(bins)
-    joint = joint.reshape(BINS, BINS)
-    both = _entropy(joint.ravel())
-    alone = _entropy(joint.sum(0)) + _entropy(joint.sum(1))
-    value = 2.0 * (alone - both) / alone if alone > 0 else 0.0
-    return Agreement(max(0.0, value), len(bins) / len(points))
+    joint = np.bincount(fixed_bins[inside] * BINS + bins, minlength=BINS * BINS)
+    value = _normalised_information(joint.reshape(1, BINS, BINS))[0]
+    return Agreement(float(value), len(bins) / len(points))
 
 
-def _entropy(share: npt.NDArray[np.float64]) -> float:
-    share = share[share > 0]
-    return float(-(share * np.log(share)).sum())
+def agreements(
+    fixed_bins: npt.NDArray[np.intp], moving: Sampled, points: Points, shifts: Points
+) -> list[Agreement]:
+    """The same for each of some shifts (n, 3), mm, of the points, without interpolation."""
+    bins = moving.nearest_bins(points, shifts)
+    cells = BINS * (BINS + 1)
+    first = np.arange(len(shifts))[:, None] * cells
+    joint = np.bincount(
+        (first + fixed_bins * (BINS + 1) + bins).ravel(), minlength=len(shifts) * cells
+    ).reshape(len(shifts), BINS, BINS + 1)[:, :, :BINS]
+    values = _normalised_information(joint)
+    overlaps = joint.sum(axis=(1, 2)) / len(points)
+    return [Agreement(float(v), float(o)) for v, o in zip(values, overlaps, strict=True)]
+
+
+def _normalised_information(joint: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """Of each joint histogram, shape (n, BINS, BINS); 0 where it holds less than BINS points."""
+    count = joint.sum(axis=(1, 2))
+    share = joint / np.maximum(count, 1)[:, None, None]
+    both = entr(share).sum(axis=(1, 2))
+    alone = entr(share.sum(axis=1)).sum(axis=1) + entr(share.sum(axis=2)).sum(axis=1)
+    enough = (count >= BINS) & (alone > 0)
+    return np.where(enough, np.maximum(0.0, 2 * (alone - both) / np.maximum(alone, 1e-12)), 0.0)
