@@ -115,7 +115,11 @@ class Reoriented:
 
 def to_lps(volume: Volume) -> Reoriented:
     """Permute and flip the axes so that x runs to the left, y to posterior, z to superior."""
-    return Reoriented(volume.with_image(sitk.DICOMOrient(volume.image, "LPS")), volume.grid)
+    image = sitk.DICOMOrient(volume.image, "LPS")
+    # Flipping an axis moves the origin to the far corner and rounds it: undone, so that every
+    # axis order of one image gives the same volume to the last bit.
+    image.SetOrigin([round(x, 6) for x in image.GetOrigin()])
+    return Reoriented(volume.with_image(image), volume.grid)
 
 
 def _axis_code(grid: Grid) -> str:
