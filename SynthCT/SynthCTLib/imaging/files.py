@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
@@ -142,7 +142,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         raise OutputError(
             f"{path} cannot be written: its name must end in {', '.join(WRITTEN_SUFFIXES)}."
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a parent may not be entered
         raise OutputError(f"{path} cannot be written: it is a folder; choose another name.")
     wrong = volume.array.size - int(np.isfinite(volume.array).sum())
     if wrong:  # a NIfTI would silently hold zeros instead
@@ -165,7 +165,8 @@ def write_volume(volume: Volume, path: str | Path) -> None:
             f"{path} cannot be written: the file came out incomplete; check that the disk has room."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(PermissionError):  # in a folder that may not be entered there is no file
+            temporary.unlink(missing_ok=True)
 
 
 # --- reading -------------------------------------------------------------------------------
