@@ -16,14 +16,12 @@ from SynthCTLib.registration.similarity import Points, Sampled, agreement, agree
 # in all of 20 simulated MR/CT heads at 8 mm; at 25 degrees it was not.
 ROTATION_STEP_DEGREES = 20.0
 TRANSLATION_STEP_MM = 20.0
-ROUGH_POINTS = 800
-ROUGH = 24
-ROUGH_EVALUATIONS = 120
-FINALISTS = 4
-FINAL_EVALUATIONS = 200
+POLISHED = 8
+GRID_POINTS = 800
 # A rotation by 1 / this radian moves the surface of a head by about 1 mm.
 LEVER_MM = 80.0
 POLISH_STEP_MM = 5.0
+POLISH_EVALUATIONS = 200
 
 Matrix = npt.NDArray[np.float64]
 Parameters = npt.NDArray[np.float64]
@@ -50,7 +48,7 @@ class Scene:
         self._moving_centre = moving_centre
         self._bins, inside = fixed.bins_at(points)
         self._points = points[inside] - self._centre
-        self._few = slice(None, None, max(1, len(self._points) // ROUGH_POINTS))
+        self._few = slice(None, None, max(1, len(self._points) // GRID_POINTS))
         self._possible = min(1.0, overlap_possible)
 
     def matrix(self, parameters: Parameters) -> Matrix:
@@ -60,15 +58,13 @@ class Scene:
         matrix[:3, 3] = self._moving_centre + parameters[3:] - matrix[:3, :3] @ self._centre
         return matrix
 
-    def score(self, parameters: Parameters, *, few: bool = False) -> float:
+    def score(self, parameters: Parameters) -> float:
         """Normalised mutual information, times the share of the possible overlap.
 
         Without the second factor limbs slide along their axis until little is left to disagree.
         """
-        part = self._few if few else slice(None)
-        turned = Rotation.from_rotvec(parameters[:3] / LEVER_MM).apply(self._points[part])
-        there = turned + (self._moving_centre + parameters[3:])
-        found = agreement(self._bins[part], self._moving, there)
+        turned = Rotation.from_rotvec(parameters[:3] / LEVER_MM).apply(self._points)
+        found = agreement(self._bins, self._moving, turned + self._moving_centre + parameters[3:])
         return found.value * min(1.0, found.overlap / self._possible)
 
     def scores(self, turn: Parameters, shifts: Points) -> Parameters:
@@ -97,35 +93,24 @@ def find_start(scene: Scene, search_degrees: float, search_mm: float, progress: 
         progress.update(0.3 * done / len(turns))
         for score, shift in zip(scene.scores(turn, shifts), shifts, strict=True):
             candidates.append((score, np.concatenate([turn, shift])))
-    rough = [scene.as_supplied(), *_distinct(candidates)]
-    polished: list[tuple[float, Parameters]] = []
-    for done, parameters in enumerate(rough):
-        progress.update(0.3 + 0.4 * done / len(rough))
-        polished.append(_polished(scene, parameters, ROUGH_EVALUATIONS, few=True))
-    polished.sort(key=lambda p: -p[0])
-    finals: list[tuple[float, Parameters]] = []
-    for done, (_, parameters) in enumerate(polished[:FINALISTS]):
-        progress.update(0.7 + 0.3 * done / FINALISTS)
-        finals.append(_polished(scene, parameters, FINAL_EVALUATIONS, few=False))
-    return scene.matrix(max(finals, key=lambda f: f[0])[1])
-
-
-def _polished(
-    scene: Scene, parameters: Parameters, evaluations: int, *, few: bool
-) -> tuple[float, Parameters]:
-    """The best score near some parameters, and where it is."""
-    found = optimize.minimize(
-        lambda p: -scene.score(p, few=few),
-        parameters,
-        method="Powell",
-        options={
-            "xtol": 0.05,
-            "ftol": 1e-2,
-            "maxfev": evaluations,
-            "direc": np.eye(6) * POLISH_STEP_MM,
-        },
-    )
-    return -float(found.fun), found.x
+    best, best_score = scene.as_supplied(), -1.0
+    chosen = [scene.as_supplied(), *_distinct(candidates)]
+    for done, parameters in enumerate(chosen):
+        progress.update(0.3 + 0.7 * done / len(chosen))
+        polished = optimize.minimize(
+            lambda p: -scene.score(p),
+            parameters,
+            method="Powell",
+            options={
+                "xtol": 0.05,
+                "ftol": 1e-2,
+                "maxfev": POLISH_EVALUATIONS,
+                "direc": np.eye(6) * POLISH_STEP_MM,
+            },
+        )
+        if -polished.fun > best_score:
+            best, best_score = polished.x, -polished.fun
+    return scene.matrix(best)
 
 
 def _steps(reach: float, step: float) -> list[float]:
@@ -140,6 +125,6 @@ def _distinct(candidates: list[tuple[float, Parameters]]) -> list[Parameters]:
     for _, parameters in sorted(candidates, key=lambda c: -c[0]):
         if all(np.linalg.norm(parameters - k) > 1.5 * TRANSLATION_STEP_MM for k in kept):
             kept.append(parameters)
-        if len(kept) == ROUGH:
+        if len(kept) == POLISHED:
             break
     return kept
