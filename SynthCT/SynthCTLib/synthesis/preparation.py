@@ -1,0 +1,100 @@
+"""How an MR becomes the input channels of a network: the same code for training and for use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field
+
+from SynthCTLib.errors import InputError
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Share = Annotated[float, Field(ge=0, le=100)]
+
+HISTOGRAM_BINS = 256
+HISTOGRAM_RANGE = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Intensities of the MR, and which channels a network sees.
+
+    ``histogram``: histogram equalisation over the scanned field, then -1 to 1, -1 outside (Paper 1,
+    section 3.3). ``robust``: the values between two percentiles of the head become 0 to 1, clipped
+    to 0..``ceiling``, 0 outside the scanned field. ``masked``: what lies outside the head is set to
+    the smallest value before. ``scanned_channel``: a second channel, 1 where the MR was scanned.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    method: Literal["histogram", "robust"] = "robust"
+    percentiles: tuple[Share, Share] = (0.0, 99.5)
+    ceiling: Annotated[float, Field(gt=0)] = 1.5
+    masked: bool = False
+    scanned_channel: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.percentiles[0] < self.percentiles[1]:
+            raise ValueError(f"the percentiles {self.percentiles} do not rise")
+
+    @property
+    def channels(self) -> int:
+        """How many channels :func:`prepare` makes."""
+        return 2 if self.scanned_channel else 1
+
+
+def prepare(mr: Array, scanned: Mask, head: Mask, settings: Preparation) -> Array:
+    """Input channels (C, z, y, x), float32, from an MR (z, y, x) in arbitrary units.
+
+    ``scanned``: where the MR has values; ``head``: which voxels are the head (or body), by which
+    ``robust`` scales and outside which ``masked`` removes what there is. The inputs are not
+    changed. Raises InputError when the MR is the same everywhere in the head.
+    """
+    values = np.asarray(mr, dtype=np.float32)
+    if settings.masked:
+        lowest = values[scanned].min() if scanned.any() else np.float32(0)
+        values = np.where(head, values, lowest)
+    if settings.method == "histogram":
+        low, high = HISTOGRAM_RANGE
+        channel = equalized(values, scanned) * np.float32(high - low) + np.float32(low)
+        channel = np.where(scanned, channel, np.float32(low))
+    else:
+        dark, bright = bounds(values[head & scanned], settings.percentiles)
+        channel = np.clip((values - dark) / (bright - dark), 0, np.float32(settings.ceiling))
+        channel = np.where(scanned, channel, np.float32(0))
+    if settings.scanned_channel:
+        return np.stack([channel, scanned.astype(np.float32)])
+    return channel[np.newaxis]
+
+
+def bounds(values: Array, percentiles: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    """The two percentiles of the values. Raises InputError when they are not apart."""
+    if values.size:
+        low, high = (np.float32(v) for v in np.percentile(values, percentiles))
+        if np.isfinite(high - low) and high > low:
+            return low, high
+    raise InputError(
+        "The MR has the same value everywhere in the head, so that no contrast can be scaled: "
+        "check that it is an MR of the head."
+    )
+
+
+def equalized(values: Array, counted: Mask) -> Array:
+    """Histogram equalisation to 0..1: the cumulative histogram at each value.
+
+    The rule of MONAI's ``HistogramNormalize`` with 256 bins: a histogram over the range of the
+    ``counted`` voxels, its cumulative sum rescaled to 0..1, interpolated linearly between the
+    centres of the bins. Raises InputError when all counted values are equal.
+    """
+    known = values[counted]
+    bounds(known, (0, 100))
+    counts, edges = np.histogram(known, HISTOGRAM_BINS)
+    cumulative = counts.cumsum().astype(np.float64)
+    cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])
+    centres = (edges[:-1] + edges[1:]) / 2
+    made: Array = np.interp(values, centres, cumulative).astype(np.float32)
+    return made
