@@ -22,6 +22,8 @@ from SynthCTLib.errors import InputError
 
 Triple = tuple[float, float, float]
 AIR_HU = -1000.0
+SYNTHESIS_STEP = "synthesize"
+SYNTHETIC_TAG = "SyntheticData"  # DICOM (0008,001C)
 
 
 class Role(StrEnum):
@@ -151,6 +153,12 @@ class Provenance:
     sources: tuple[Source, ...] = ()
     steps: tuple[Step, ...] = ()
     tags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a model made the image, here or (as its file says) elsewhere."""
+        made_here = any(step.name == SYNTHESIS_STEP for step in self.steps)
+        return made_here or self.tags.get(SYNTHETIC_TAG) == "YES"
 
     def with_step(self, step: Step) -> Provenance:
         """The same with one more step at the end."""

@@ -24,14 +24,25 @@ def data_pack(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def dicom_series() -> ModuleType:
-    """The module that writes synthetic DICOM series (tests cannot import one another)."""
-    path = Path(__file__).parent / "unit" / "dicom_series.py"
-    spec = importlib.util.spec_from_file_location("dicom_series", path)
+def _beside_the_tests(name: str) -> ModuleType:
+    """A module of what tests share (they cannot import one another)."""
+    path = Path(__file__).parent / "unit" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["dicom_series"] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def dicom_series() -> ModuleType:
+    """The module that writes synthetic DICOM series."""
+    return _beside_the_tests("dicom_series")
+
+
+@pytest.fixture(scope="session")
+def finished_job() -> ModuleType:
+    """The module that makes small finished jobs, and the object in them."""
+    return _beside_the_tests("finished_job")

@@ -13,6 +13,7 @@ from SynthCTLib.cli import doctor, models
 from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
 from SynthCTLib.cli.screen import Screen, default_cache_folder
 from SynthCTLib.errors import Cancelled, InputError
+from SynthCTLib.export.formats import Format
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role
@@ -236,6 +237,24 @@ def mumap(
         )
     if not quiet:
         typer.echo(f"µ-map (1/cm, {convention}): {output}")
+
+
+@app.command()
+def export(
+    job: Annotated[Path, typer.Argument(help="Folder of a finished job.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
+    format: Annotated[Format, typer.Option(help="What the files are.")],  # noqa: A002
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a finished job's images in the format that other software reads."""
+    from SynthCTLib.workflow.exporting import ExportOptions, export_job
+
+    options = ExportOptions(format, overwrite=overwrite)
+    with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
+        folder = export_job(job, output, options, screen.progress(is_cancelled))
+    if not quiet:
+        typer.echo(f"Export ({format}): {folder}")
 
 
 def _do_job(output: Path, content: dict[str, object], overwrite: bool, quiet: bool) -> None:

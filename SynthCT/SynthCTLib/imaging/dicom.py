@@ -96,6 +96,7 @@ _TRAITS = (
 _KEPT = (
     "Modality",
     "SOPClassUID",
+    "SyntheticData",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "FrameOfReferenceUID",

@@ -32,6 +32,7 @@ from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.dicom import read_dicom, without_itk_warnings
 from SynthCTLib.volume import (
     DEFAULT_UNIT,
+    SYNTHETIC_TAG,
     Grid,
     Provenance,
     Role,
@@ -70,7 +71,8 @@ _SMALL = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16)
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 # NIfTI has 79 characters for a description, the other formats any key; ITK maps this one to both.
 _NOTES_KEY = "ITK_FileNotes"
-_NOTES = re.compile(r"SynthCT role=(\S+) unit=(\S+)")
+_NOTES = re.compile(r"SynthCT role=(\S+) unit=(\S+)( synthetic)?")
+_IMAGES = (Role.MR, Role.CT, Role.PET, Role.NAC_PET, Role.MU_MAP)
 _BLOCK = 1 << 20
 
 
@@ -133,8 +135,9 @@ def reading_notes(volume: Volume) -> tuple[str, ...]:
 def write_volume(volume: Volume, path: str | Path) -> None:
     """Write a volume, compressed, as its suffix says: .nii.gz, .nii, .nrrd or .mha.
 
-    Doubles become float32; role and unit go into the header. The file appears under its name only
-    when it is complete and reads back equal. Raises OutputError otherwise, leaving nothing.
+    Doubles become float32; role, unit and whether a model made it go into the header. The file
+    appears under its name only when it is complete and reads back equal. Raises OutputError
+    otherwise, leaving nothing.
     """
     path = Path(path)
     suffix = _suffix(path)
@@ -228,7 +231,9 @@ def _read_file(path: Path, role: Role, unit: Unit | None) -> Volume:
         unit = Unit(said[2])
     files = [path, inspected.data] if inspected.data else [path]
     sources = tuple(Source(str(file), sha256_of(file)) for file in files)
-    return Volume(image, role, unit or DEFAULT_UNIT[role], Provenance(sources, inspected.steps))
+    tags = {SYNTHETIC_TAG: "YES"} if said and said[3] and role in _IMAGES else {}
+    provenance = Provenance(sources, inspected.steps, tags)
+    return Volume(image, role, unit or DEFAULT_UNIT[role], provenance)
 
 
 def _read_image(path: Path) -> tuple[sitk.Image, _Inspected, str]:
@@ -698,7 +703,9 @@ def _to_write(volume: Volume) -> sitk.Image:
     kind = volume.image.GetPixelID()
     # A cast leaves the header keys behind.
     image = sitk.Cast(volume.image, sitk.sitkFloat32 if kind == sitk.sitkFloat64 else kind)
-    image.SetMetaData(_NOTES_KEY, f"SynthCT role={volume.role} unit={volume.unit}")
+    synthetic = volume.role in _IMAGES and volume.provenance.is_synthetic
+    made = " synthetic" if synthetic else ""
+    image.SetMetaData(_NOTES_KEY, f"SynthCT role={volume.role} unit={volume.unit}{made}")
     return image
 
 

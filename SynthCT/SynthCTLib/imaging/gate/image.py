@@ -34,7 +34,6 @@ _MODALITY_OF = {
 }
 _IMAGE_MODALITIES = ("MR", "CT", "PT", "NM", "US", "CR", "DX", "MG", "XA", "SEG")
 _SYNTHETIC = re.compile(r"synthetic|pseudo.?ct|\bs-?ct\b|synthct", re.IGNORECASE)
-_SYNTHESIS_STEP = "synthesize"
 _AGE = re.compile(r"0*(\d+)([DWMY])")
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25}
 
@@ -135,8 +134,7 @@ def _labels(view: View) -> Iterator[Finding]:
 
 def _synthetic(view: View) -> Iterator[Finding]:
     described = str(view.tags.get("SeriesDescription", ""))
-    made = any(step.name == _SYNTHESIS_STEP for step in view.volume.provenance.steps)
-    if made or _SYNTHETIC.search(described):
+    if view.volume.provenance.is_synthetic or _SYNTHETIC.search(described):
         yield note(
             "image.synthetic",
             view.name,
