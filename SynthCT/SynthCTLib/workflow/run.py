@@ -57,6 +57,7 @@ from SynthCTLib.workflow.result import (
     JobResult,
     OutputFile,
 )
+from SynthCTLib.workflow.review import review_record
 
 
 def run_job(
@@ -311,6 +312,8 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
     }
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     (job.outbox / "metrics.json").write_text(text, encoding="utf-8")
+    text = json.dumps(review_record(outcome), allow_nan=False) + "\n"
+    (job.outbox / "review.json").write_text(text, encoding="utf-8")
 
 
 class _Stopwatch:

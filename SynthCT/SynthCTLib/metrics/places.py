@@ -1,0 +1,63 @@
+"""The worst places of an image of errors or of uncertainty: where a reader should look first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from SynthCTLib.errors import InputError
+from SynthCTLib.metrics.masked import voxels_of
+from SynthCTLib.volume import Volume
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cluster: its worst point (LPS mm), mean value there (of the image's unit), and size."""
+
+    position_lps_mm: tuple[float, float, float]
+    mean: float
+    volume_ml: float
+
+
+def worst_places(
+    image: Volume, mask: Volume, *, count: int = 10, sigma_mm: float = 3.0
+) -> tuple[Place, ...]:
+    """The clusters in a mask where the magnitude of an image is largest, the worst first.
+
+    The magnitude is smoothed inside the mask with a Gaussian of ``sigma_mm``; clusters are the
+    connected regions above its mean plus two standard deviations, ranked by the sum of what is
+    above. ``mean`` is the signed mean of the image in the cluster. An image that is even
+    everywhere has none.
+
+    Raises InputError for another grid, an empty mask and values that are not finite in the mask.
+    """
+    inside = voxels_of(mask, image)
+    if not inside.any():
+        raise InputError("The mask is empty: give one that holds voxels.")
+    values = np.asarray(image.array, np.float32)
+    if not np.isfinite(values[inside]).all():
+        raise InputError("The image has values in the mask that are not finite: correct them.")
+    sigma = [sigma_mm / s for s in reversed(image.grid.spacing_mm)]
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+    smooth = ndimage.gaussian_filter(np.where(inside, np.abs(values), 0).astype(np.float32), sigma)
+    smooth = np.divide(smooth, weight, out=np.zeros_like(smooth), where=inside & (weight > 1e-3))
+    level = float(smooth[inside].mean() + 2 * smooth[inside].std())
+    above = inside & (smooth > level)
+    labels, found = ndimage.label(above)
+    if not found:
+        return ()
+    index = np.arange(1, found + 1)
+    excess = ndimage.sum_labels(smooth - level, labels, index)
+    order = index[np.argsort(excess)[::-1][:count]]
+    peaks = ndimage.maximum_position(smooth, labels, order)
+    means = ndimage.mean(values, labels, order)
+    sizes = ndimage.sum_labels(above, labels, order)
+    to_world = image.grid.index_to_world
+    places = []
+    for peak, mean, size in zip(peaks, means, sizes, strict=True):
+        world = (to_world @ [*reversed(peak), 1.0])[:3]
+        position = (float(world[0]), float(world[1]), float(world[2]))
+        places.append(Place(position, float(mean), float(size) * image.grid.voxel_mm3 / 1000))
+    return tuple(places)
