@@ -48,6 +48,14 @@ Transform = Annotated[
     Path | None,
     typer.Option(help="Transform file (.h5, .tfm) to use instead of registering."),
 ]
+PetImage = Annotated[Path | None, typer.Option(help="PET whose grid the µ-map is put on.")]
+Fwhm = Annotated[
+    float | None, typer.Option(help="Resolution of the PET, mm: the µ-map is smoothed to it.")
+]
+Hardware = Annotated[
+    list[Path] | None,
+    typer.Option(help="µ-map of table or coil, 1/cm, on the same grid; may be given repeatedly."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; all cores if absent.")]
 
 
@@ -213,15 +221,15 @@ def mumap(
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the µ-map.")],
     ct: Annotated[Path, typer.Option(help="CT in HU: file or DICOM folder.")],
     convention: Convention = "carney-140",
-    grid: Annotated[Path | None, typer.Option(help="PET whose grid the µ-map is put on.")] = None,
-    fwhm: Annotated[
-        float | None, typer.Option(help="Resolution of the PET, mm: the µ-map is smoothed to it.")
-    ] = None,
+    grid: PetImage = None,
+    fwhm: Fwhm = None,
+    add: Hardware = None,
     series: Series = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert a CT to an attenuation map at 511 keV in 1/cm."""
+    from SynthCTLib.workflow.pet_grid import PetGrid
     from SynthCTLib.workflow.single import mu_map_file
 
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
@@ -229,8 +237,7 @@ def mumap(
             ct,
             output,
             convention,
-            grid,
-            fwhm,
+            PetGrid(grid, fwhm, tuple(add or ())),
             series=series,
             overwrite=overwrite,
             progress=screen.progress(is_cancelled),
@@ -244,13 +251,24 @@ def export(
     job: Annotated[Path, typer.Argument(help="Folder of a finished job.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
     format: Annotated[Format, typer.Option(help="What the files are.")],  # noqa: A002
+    grid: PetImage = None,
+    fwhm: Fwhm = None,
+    add: Hardware = None,
+    centred: Annotated[
+        bool,
+        typer.Option(
+            "--centred", help="STIR's Interfile: centred on the scanner, no patient frame."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a finished job's images in the format that other software reads."""
     from SynthCTLib.workflow.exporting import ExportOptions, export_job
+    from SynthCTLib.workflow.pet_grid import PetGrid
 
-    options = ExportOptions(format, overwrite=overwrite)
+    target = PetGrid(grid, fwhm, tuple(add or ()))
+    options = ExportOptions(format, target, centred=centred, overwrite=overwrite)
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
         folder = export_job(job, output, options, screen.progress(is_cancelled))
     if not quiet:

@@ -11,6 +11,8 @@ class Format(StrEnum):
     NIFTI = "nifti"
     NRRD = "nrrd"
     METAIMAGE = "metaimage"
+    INTERFILE = "interfile"
+    INTERFILE_MMR = "interfile-mmr"
 
     @property
     def suffix(self) -> str | None:

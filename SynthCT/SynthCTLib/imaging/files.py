@@ -1,4 +1,4 @@
-"""Image files as volumes and back: NIfTI, NRRD, MetaImage, and DICOM through ``dicom``.
+"""Image files as volumes and back: NIfTI, NRRD, MetaImage; DICOM and Interfile by their modules.
 
 ITK decodes the voxels. What it does not notice is checked here: it reads the missing half of a
 truncated NIfTI, and NaN in it, as zeros; takes the voxel size of a NIfTI from ``pixdim`` where its
@@ -30,6 +30,7 @@ from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.dicom import read_dicom, without_itk_warnings
+from SynthCTLib.imaging.interfile import is_interfile, read_interfile
 from SynthCTLib.volume import (
     DEFAULT_UNIT,
     SYNTHETIC_TAG,
@@ -81,17 +82,19 @@ def read_volume(
 ) -> Volume:
     """An image file, a DICOM folder, or the series that a DICOM file belongs to, as a volume.
 
-    NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) and DICOM. The unit is the
-    one given, else what DICOM tags or SynthCT's own note in the header say, else the role's
-    default. ``series`` names one of several DICOM series by its UID or modality. Values are int16
-    where the file has small integers, else float32; those of a mask are uint8, 0 and 1.
+    NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), Interfile (its header) and
+    DICOM. The unit is the one given, else what DICOM tags or SynthCT's own note in the header say,
+    else the role's default. ``series`` names one of several DICOM series by its UID or modality.
+    Values are int16 where the file has small integers, else float32; those of a mask are uint8, 0
+    and 1.
 
     What was done to the image or assumed about it is in the provenance; see ``reading_notes``.
     Raises InputError, in one sentence, for whatever is not one sound, three-dimensional, scalar,
     finite, non-empty image with a known place in the patient.
     """
     path = Path(path)
-    if _is_dicom(path):
+    interfile = is_interfile(path)
+    if not interfile and _is_dicom(path):
         volume = read_dicom(path, role, unit, series)
     else:
         if series is not None:
@@ -99,7 +102,8 @@ def read_volume(
                 f"{path} is no DICOM folder, so the series {series!r} cannot be chosen in it: "
                 "leave the series out or give the folder."
             )
-        volume = _read_file(path, role, unit)
+        read = read_interfile if interfile else _read_file
+        volume = read(path, role, unit)
     _require_content(volume, path)
     if role == Role.MASK:
         return _as_mask(volume, path)

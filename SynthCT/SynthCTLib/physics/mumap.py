@@ -162,6 +162,9 @@ def hu_to_mu(ct: Volume, convention: str = DEFAULT_CONVENTION) -> Volume:
 
 _SIGMA_OF_FWHM = float(1.0 / np.sqrt(8.0 * np.log(2.0)))
 _WIDEST_FWHM_MM = 30.0  # no PET is this blurred: a wider one is a mistake of unit
+_TISSUE_PER_CM = 0.05  # between lung (0.025) and fat (0.086)
+_CUT_CM2 = 5.0  # a tip of the nose is not worth a word
+_FOAM_PER_CM = 0.02
 
 
 @dataclass(frozen=True)
@@ -170,11 +173,29 @@ class MuOnPetGrid:
 
     ``covered`` is 1 where the voxel's centre lies in the field of the original µ-map;
     ``uncovered_share`` (0 to 1) is the part of the PET grid where it does not, and µ is 0 there.
+    ``cut_tissue_cm2`` is the area on which tissue (above 0.05 1/cm) ends at such voxels: the body
+    goes on there and its attenuation is missing.
     """
 
     mu: Volume
     covered: Volume
     uncovered_share: float
+    cut_tissue_cm2: float
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user must know of the padding, in sentences."""
+        said = []
+        if self.uncovered_share > 0:
+            said.append(
+                f"{self.uncovered_share:.0%} of the PET grid lies outside the CT: µ is 0 there."
+            )
+        if self.cut_tissue_cm2 > _CUT_CM2:
+            said.append(
+                f"The body goes on beyond the CT's field ({self.cut_tissue_cm2:.0f} cm2 of tissue "
+                "end there): the PET will lack the attenuation of the rest."
+            )
+        return tuple(said)
 
 
 def to_pet_grid(mu: Volume, pet_grid: Grid, fwhm_mm: float | None = None) -> MuOnPetGrid:
@@ -209,7 +230,99 @@ def to_pet_grid(mu: Volume, pet_grid: Grid, fwhm_mm: float | None = None) -> MuO
     on_pet = mu.with_image(
         _sampled(image, pet_grid, sitk.sitkLinear), step=Step("to_pet_grid", settings)
     )
-    return MuOnPetGrid(on_pet, covered, uncovered_share)
+    return MuOnPetGrid(on_pet, covered, uncovered_share, _cut_tissue_cm2(on_pet, covered))
+
+
+def _cut_tissue_cm2(mu: Volume, covered: Volume) -> float:
+    """Area of the faces between covered voxels of tissue and voxels that are not covered."""
+    inside = covered.array > 0
+    tissue = inside & (mu.array > _TISSUE_PER_CM)
+    spacing = mu.grid.spacing_mm[::-1]
+    area_mm2 = 0.0
+    for axis in range(3):
+        low = (slice(None),) * axis + (slice(None, -1),)
+        high = (slice(None),) * axis + (slice(1, None),)
+        faces = (tissue[low] & ~inside[high]).sum() + (tissue[high] & ~inside[low]).sum()
+        area_mm2 += float(faces) * mu.grid.voxel_mm3 / spacing[axis]
+    return area_mm2 / 100.0
+
+
+_HARDWARE_PER_CM = (0.03, 0.7)  # the densest part: carbon fibre is near 0.13, steel near 0.6
+
+
+def check_hardware_map(hardware: Volume) -> None:
+    """Raise InputError unless the volume can be the µ-map of a table or coil, in 1/cm at 511 keV.
+
+    Checked are the unit, that values are finite and none below 0, and that the densest voxels (all
+    but the top 0.1 % of those above 0) lie in 0.03 to 0.7: below are maps in 1/mm, above integers
+    and HU.
+    """
+    hardware.require_unit(Unit.PER_CM)
+    values = hardware.array
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            "The µ-map of the hardware holds values that are not numbers (NaN or infinite): "
+            "replace them by 0."
+        )
+    if low < -_NEGATIVE_TOLERANCE_PER_CM:
+        what = "is in HU" if low < _AIR_HU_LIMIT else "has negative values"
+        raise InputError(
+            f"The µ-map of the hardware {what} (down to {low:g}) and must be attenuation in 1/cm: "
+            "convert it first."
+        )
+    present = values[values > 0]
+    densest = float(np.quantile(present, 1.0 - _METAL_SHARE)) if present.size else 0.0
+    least, most = _HARDWARE_PER_CM
+    if densest < least:
+        raise InputError(
+            f"The densest hardware is at {densest:.4g} and no table or coil is below {least:g} "
+            "1/cm: values in 1/mm must be multiplied by 10."
+        )
+    if densest > most:
+        raise InputError(
+            f"The densest hardware is at {densest:.4g} 1/cm and steel is at 0.6: integers of "
+            "0.0001 1/cm must be divided by 10000, a CT must be converted first."
+        )
+
+
+@dataclass(frozen=True)
+class WithHardware:
+    """A µ-map of patient and hardware; ``shared_voxels`` hold more than foam of both."""
+
+    mu: Volume
+    shared_voxels: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user must know, in sentences."""
+        if not self.shared_voxels:
+            return ()
+        return (
+            f"{self.shared_voxels} voxels hold both patient and hardware: check that the hardware "
+            "lies where it was during the scan.",
+        )
+
+
+def add_hardware(mu: Volume, hardware: Sequence[Volume]) -> WithHardware:
+    """The µ-map of a patient plus those of table and coils on the same grid, 1/cm.
+
+    The patient's map is taken to have been checked. Hardware is neither moved nor smoothed. Raises
+    InputError for hardware on another grid or that is no µ-map in 1/cm (see
+    :func:`check_hardware_map`).
+    """
+    mu.require_unit(Unit.PER_CM)
+    total = mu.array.astype(np.float32)
+    shared = np.zeros(total.shape, bool)
+    hashes = []
+    for part in hardware:
+        part.require_grid_of(mu)
+        check_hardware_map(part)
+        shared |= (mu.array > _FOAM_PER_CM) & (part.array > _FOAM_PER_CM)
+        total += part.array
+        hashes += [source.sha256 for source in part.provenance.sources]
+    step = Step("add_hardware", {"parts": len(hardware), "sources_sha256": hashes})
+    return WithHardware(mu.with_array(total, step=step), int(shared.sum()))
 
 
 def _smoothed(mu: Volume, fwhm_mm: float) -> sitk.Image:

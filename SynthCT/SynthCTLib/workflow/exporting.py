@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.export.formats import Format
 from SynthCTLib.export.images import write_images
+from SynthCTLib.export.interfile import on_mmr_grid, upright, write_mmr, write_stir
+from SynthCTLib.export.origin import sidecar_of, write_sidecar
 from SynthCTLib.export.parcel import packing
 from SynthCTLib.progress import Progress
-from SynthCTLib.volume import Volume
+from SynthCTLib.volume import Volume, sha256_of
 from SynthCTLib.workflow.finished import FinishedJob
+from SynthCTLib.workflow.pet_grid import PetGrid, PreparedMu, prepare
 
 _IMAGES = ("ct", "ct_coverage", "ct_uncertainty", "mumap")
+MU = "mumap"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a job is exported."""
+    """How a job is exported.
+
+    ``pet_grid`` is where its µ-map goes. ``centred`` puts STIR's Interfile on the scanner's axis
+    and gives up the patient's frame. Raises InputError where an option means nothing to the format.
+    """
 
     format: Format
+    pet_grid: PetGrid = field(default_factory=PetGrid)
+    centred: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.centred and self.format != Format.INTERFILE:
+            raise InputError(
+                f"--centred is for STIR's Interfile and the format is {self.format}: leave it out."
+            )
 
 
 def export_job(job_path: Path, folder: Path, options: ExportOptions, progress: Progress) -> Path:
     """Write a finished job's images into a folder, in one format; returns the folder.
 
-    The folder is there when all of it is written. Raises InputError when the job is not finished or
-    the folder is taken, OutputError when it cannot be written.
+    The folder is there when all of it is written. Raises InputError when the job is not finished,
+    the µ-map does not fit the grid asked for or the folder is taken, OutputError when it cannot be
+    written.
     """
-    progress.stage("Reading the job", 0.4)
+    progress.stage("Reading the job", 0.2)
     job = FinishedJob.open(job_path)
     folder = folder.absolute()
     if folder == job.path or folder in job.path.parents:
@@ -42,14 +60,77 @@ def export_job(job_path: Path, folder: Path, options: ExportOptions, progress: P
         "job_sha256": job.sha256,
     }
     with packing(folder, facts, overwrite=options.overwrite) as staged:
-        volumes = _volumes(job)
-        progress.stage("Writing", 0.6)
-        suffix = options.format.suffix
-        assert suffix is not None
-        write_images(volumes, suffix, staged, job.origin)
+        _WRITERS[options.format](_Work(job, options, staged, progress))
     progress.update(1.0)
     return folder
 
 
-def _volumes(job: FinishedJob) -> dict[str, Volume]:
-    return {name: job.volume(name) for name in _IMAGES if job.has(name)}
+@dataclass(frozen=True)
+class _Work:
+    job: FinishedJob
+    options: ExportOptions
+    folder: Path
+    progress: Progress
+
+    def mu(self) -> PreparedMu:
+        """The job's µ-map where and how it is wanted."""
+        mu = self.job.volume(MU)
+        self.progress.stage("Preparing the µ-map", 0.3)
+        return prepare(mu, self.options.pet_grid, self.progress)
+
+
+def _images(work: _Work) -> None:
+    volumes: dict[str, Volume] = {
+        name: work.job.volume(name) for name in _IMAGES if work.job.has(name)
+    }
+    if MU in volumes:
+        volumes[MU] = work.mu().mu
+    work.progress.stage("Writing", 0.5)
+    suffix = work.options.format.suffix
+    assert suffix is not None
+    write_images(volumes, suffix, work.folder, work.job.origin)
+
+
+def _stir(work: _Work) -> None:
+    prepared = work.mu()
+    placed = upright(prepared.mu)
+    for note in placed.notes:
+        work.progress.note(note)
+    position = prepared.position or "HFS"
+    if prepared.position is None:
+        work.progress.note(
+            "How the patient lay in the scanner is not told: head first supine was taken for it."
+        )
+    work.progress.stage("Writing", 0.5)
+    write_stir(placed.mu, work.folder, MU, position=position, centred=work.options.centred)
+    _mu_sidecar(work, placed.mu, f"{MU}.v", patient_position=position, centred=work.options.centred)
+
+
+def _mmr(work: _Work) -> None:
+    placed = on_mmr_grid(work.mu().mu)
+    for note in placed.notes:
+        work.progress.note(note)
+    work.progress.stage("Writing", 0.5)
+    write_mmr(placed.mu, work.folder, MU)
+    _mu_sidecar(work, placed.mu, f"{MU}.v")
+
+
+def _mu_sidecar(work: _Work, mu: Volume, data: str, **more: object) -> None:
+    content = sidecar_of(
+        mu,
+        work.job.origin,
+        file=data,
+        file_sha256=sha256_of(work.folder / data),
+        **more,
+        notes=list(work.progress.notes),
+    )
+    write_sidecar(content, work.folder / f"{MU}.json")
+
+
+_WRITERS: Mapping[Format, Callable[[_Work], None]] = {
+    Format.NIFTI: _images,
+    Format.NRRD: _images,
+    Format.METAIMAGE: _images,
+    Format.INTERFILE: _stir,
+    Format.INTERFILE_MMR: _mmr,
+}

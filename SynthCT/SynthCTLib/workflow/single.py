@@ -9,7 +9,7 @@ from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.files import read_volume, reading_notes, write_volume
 from SynthCTLib.imaging.gate import Severity, inspect
 from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
-from SynthCTLib.physics.mumap import check_mu_map, hu_to_mu, to_pet_grid
+from SynthCTLib.physics.mumap import hu_to_mu
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     AffineOptions,
@@ -22,6 +22,7 @@ from SynthCTLib.registration import (
     write_transform,
 )
 from SynthCTLib.volume import Role, Volume
+from SynthCTLib.workflow.pet_grid import PetGrid, prepare
 
 KINDS = ("rigid", "affine", "deformable")
 
@@ -103,30 +104,22 @@ def mu_map_file(
     ct_path: Path,
     output: Path,
     convention: str,
-    grid_path: Path | None,
-    fwhm_mm: float | None,
+    target: PetGrid,
     *,
     series: str | None,
     overwrite: bool,
     progress: Progress,
 ) -> None:
-    """Write the µ-map (1/cm at 511 keV) of a CT, on its own grid or on that of a PET."""
+    """Write the µ-map (1/cm at 511 keV) of a CT, on its own grid or on that of a PET.
+
+    Raises InputError for an input that the gate refuses and whatever :func:`prepare` refuses.
+    """
     _refuse_existing(output, overwrite)
     progress.stage("Reading", 0.4)
     ct = _admitted(ct_path, Role.CT, series, progress)
     progress.stage("Converting", 0.3)
     mu = hu_to_mu(ct, convention)
-    if grid_path is not None:
-        pet = read_volume(grid_path, Role.PET)
-        placed = to_pet_grid(mu, pet.grid, fwhm_mm)
-        if placed.uncovered_share > 0:
-            progress.note(
-                f"{placed.uncovered_share:.0%} of the PET grid lies outside the CT: µ is 0 there."
-            )
-        mu = placed.mu
-    elif fwhm_mm is not None:
-        mu = to_pet_grid(mu, mu.grid, fwhm_mm).mu
-    check_mu_map(mu)
+    mu = prepare(mu, target, progress).mu
     progress.stage("Writing", 0.3)
     _folder(output.parent)
     write_volume(mu, output)

@@ -29,10 +29,10 @@ def head_hu(grid: Grid) -> npt.NDArray[np.float32]:
     z, y, x = np.meshgrid(*(np.arange(n) for n in reversed(grid.size)), indexing="ij")
     index = np.stack([x, y, z, np.ones_like(x)], axis=-1).astype(float)
     from_centre = (index @ grid.index_to_world.T)[..., :3] - grid.centre_mm
-    half = np.linalg.norm(np.asarray(grid.extent_mm)) / 5
+    half = np.linalg.norm(np.asarray(grid.extent_mm)) / 4
     radius = np.linalg.norm(from_centre / half, axis=-1)
     hu = np.where(radius < 1.0, 40.0, -1000.0)
-    hu[(radius >= 0.85) & (radius < 1.0)] = 900.0
+    hu[(radius >= 0.93) & (radius < 1.0)] = 900.0
     left, posterior, superior = (from_centre[..., i] / half for i in range(3))
     marked = (left > 0.2) & (left < 0.6) & (posterior < -0.1) & (posterior > -0.5)
     hu[marked & (superior > 0.1) & (superior < 0.5)] = 1500.0

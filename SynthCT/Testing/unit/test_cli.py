@@ -344,3 +344,23 @@ def wait_for_stage(process: subprocess.Popen[str], events: Path, stage: str) -> 
             return
         time.sleep(0.01)
     pytest.fail(f"The stage {stage!r} never came.")
+
+
+def test_mumap_adds_the_table_and_refuses_it_on_another_grid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, table, both = (tmp_path / f"{name}.nrrd" for name in ("alone", "table", "both"))
+    assert synthct("mumap", "--ct", LIMB_CT, "-o", alone, "--quiet") == 0
+    image = sitk.ReadImage(str(alone))
+    plate = sitk.Image(image) * 0
+    plate[:, -2:, :] = 0.13
+    sitk.WriteImage(plate, str(table))
+    assert synthct("mumap", "--ct", LIMB_CT, "--add", table, "-o", both, "--quiet") == 0
+    added = sitk.GetArrayFromImage(sitk.ReadImage(str(both))) - sitk.GetArrayFromImage(image)
+    np.testing.assert_allclose(added, sitk.GetArrayFromImage(plate), atol=1e-6)
+    plate.SetOrigin([x + 1 for x in plate.GetOrigin()])
+    sitk.WriteImage(plate, str(table))
+    refused = tmp_path / "refused.nrrd"
+    assert synthct("mumap", "--ct", LIMB_CT, "--add", table, "-o", refused, "--quiet") == 2
+    assert "resample one onto the other" in capsys.readouterr().err
+    assert not refused.exists()

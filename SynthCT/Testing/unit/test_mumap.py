@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from SynthCTLib.physics.mumap import (
     CONVENTIONS,
     DISTINCT_CONVENTIONS,
     Convention,
+    add_hardware,
     check_mu_map,
     convention_named,
     hu_to_mu,
@@ -408,3 +410,84 @@ def test_table_refuses_what_it_cannot_use() -> None:
 
 def test_a_map_without_bone_is_accepted() -> None:
     check_mu_map(mu_map(np.minimum(head_mu(), 0.096)))
+
+
+# Padding and hardware
+
+
+def test_tissue_that_ends_with_the_ct_is_measured_and_said() -> None:
+    """A slab of water, 100 x 80 mm, cut at the top of the CT's field; the PET goes on."""
+    hu = np.full((10, 30, 40), -1000.0, np.float32)
+    hu[:, 5:25, 5:30] = 0.0  # 20 x 4 mm by 25 x 4 mm
+    mu = hu_to_mu(volume(hu, spacing=(4.0, 4.0, 5.0)))
+    taller = Grid((40, 30, 14), (4.0, 4.0, 5.0), (0.0, 0.0, 0.0), IDENTITY)
+    placed = to_pet_grid(mu, taller)
+    assert placed.cut_tissue_cm2 == pytest.approx(10.0 * 8.0)
+    assert "29% of the PET grid" in placed.warnings[0]
+    assert "80 cm2 of tissue" in placed.warnings[1]
+    assert placed.mu.array[10:].max() == 0
+
+
+def test_air_around_the_patient_is_no_cut_and_a_grid_inside_needs_no_word() -> None:
+    mu = hu_to_mu(volume(head_hu(), spacing=(4.0, 4.0, 4.0)))
+    wider = Grid((50, 50, 50), (4.0, 4.0, 4.0), (-20.0, -20.0, -20.0), IDENTITY)
+    placed = to_pet_grid(mu, wider)
+    assert placed.cut_tissue_cm2 == 0
+    assert len(placed.warnings) == 1
+    assert to_pet_grid(mu, mu.grid).warnings == ()
+
+
+def table_mu() -> npt.NDArray[np.float32]:
+    table = np.zeros(head_hu().shape, np.float32)
+    table[:, -3:, :] = 0.004  # foam
+    table[:, -1, :] = 0.13  # carbon fibre
+    return table
+
+
+def test_hardware_is_added_voxel_by_voxel() -> None:
+    head, table = mu_map(head_mu()), mu_map(table_mu())
+    both = add_hardware(head, [table, table])
+    np.testing.assert_allclose(both.mu.array, head.array + 2 * table.array, rtol=1e-6)
+    assert both.shared_voxels == 0
+    assert both.warnings == ()
+    assert both.mu.provenance.steps[-1].name == "add_hardware"
+
+
+def test_hardware_inside_the_patient_is_said() -> None:
+    head = mu_map(head_mu())
+    inside = np.zeros(head.array.shape, np.float32)
+    z, y, x = np.argwhere(head.array > 0.05)[0]
+    inside[z, y, x] = 0.13
+    both = add_hardware(head, [mu_map(inside)])
+    assert both.shared_voxels == 1
+    assert "1 voxels hold both" in both.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t * 0.1, "1/mm must be multiplied"),
+        (lambda t: np.round(t * 1e4), "divided by 10000"),
+        (lambda t: t / 9.6e-5 - 1000, "in HU"),
+        (lambda t: t - 0.01, "negative values"),
+        (lambda t: np.where(t > 0, np.nan, t), "not numbers"),
+        (lambda t: t * 0, "no table or coil"),
+    ],
+    ids=["1/mm", "integers", "HU", "negative", "nan", "empty"],
+)
+def test_implausible_hardware_is_refused(
+    change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.generic]], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        add_hardware(mu_map(head_mu()), [mu_map(change(table_mu()))])
+
+
+def test_hardware_on_another_grid_or_in_hu_is_refused() -> None:
+    head = mu_map(head_mu())
+    shifted = volume(table_mu(), Role.MU_MAP, Unit.PER_CM, origin=(1.0, 0.0, 0.0))
+    with pytest.raises(InputError, match="resample one onto the other"):
+        add_hardware(head, [shifted])
+    with pytest.raises(InputError, match="needs 1/cm"):
+        add_hardware(head, [volume(table_mu(), Role.CT, Unit.HU)])
+    with pytest.raises(InputError, match="needs 1/cm"):
+        add_hardware(volume(head_hu()), [mu_map(table_mu())])
