@@ -79,6 +79,10 @@ class Likeness:
             derivative[:, part][:, s.known] = slope * s.gradient
         return value, derivative
 
+    def overlap(self, index: Array) -> float:
+        """Share of points at ``index`` (3, n), as in :meth:`at`, that lie inside the image."""
+        return float(_within(self._moving, index).mean())
+
 
 def mattes(
     fixed: list[Array], moving: list[Array], bins: int, pool: ThreadPoolExecutor
@@ -163,13 +167,20 @@ def _cells(fixed: Array, moving: Array, bins: int) -> tuple[npt.NDArray[np.intp]
     return fixed.astype(np.intp) * bins + second - 1, moving - second
 
 
+def _within(values: Array, index: Array) -> npt.NDArray[np.bool_]:
+    """Which points (3, n), x y z, lie between the first and last voxel centres."""
+    size = np.array(values.shape[::-1])[:, None]
+    inside: npt.NDArray[np.bool_] = np.all((index >= 0) & (index <= size - 1), axis=0)
+    return inside
+
+
 def look_up(values: Array, index: Array) -> _Seen:
     """Trilinear values (n,) and gradients (3, n) by x, y, z of an array (z, y, x).
 
     ``index`` has shape (3, all); n of them lie inside.
     """
     size = np.array(values.shape[::-1])[:, None]
-    known = np.all((index >= 0) & (index <= size - 1), axis=0)
+    known = _within(values, index)
     index = index[:, known]
     base = np.minimum(index.astype(np.intp), size - 2)
     x, y, z = (index - base).astype(np.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,7 +23,7 @@ from SynthCTLib.registration.likeness import (
 from SynthCTLib.registration.options import AffineOptions, RigidOptions
 from SynthCTLib.registration.pyramid import Views, nearest_on
 from SynthCTLib.registration.quality import Kind, Registration, accepted
-from SynthCTLib.registration.search import LEVER_MM, Matrix, Scene, find_start
+from SynthCTLib.registration.search import LEVER_MM, Matrix, Scene, find_starts
 from SynthCTLib.registration.similarity import Points, Sampled, voxel_centres
 from SynthCTLib.registration.transforms import matrix_of
 from SynthCTLib.volume import Grid, Volume
@@ -30,6 +31,12 @@ from SynthCTLib.volume import Grid, Volume
 # An iteration that gains less than this share of the metric is the last.
 LEAST_GAIN = 1e-7
 SEARCH_POINTS = 4000
+# What the score of a position must be, against the best, to be followed at the next level. At
+# 8 mm a limb 50 mm off along the bone may lead by a tenth; at 4 mm the right one leads.
+WORTH_FOLLOWING_COARSE = 0.8
+WORTH_FOLLOWING = 0.99
+SAME_POSITION_MM = 1.0
+COMPARED_POINTS = 200
 
 Score = Callable[[Reals], tuple[float, Reals]]
 
@@ -54,15 +61,15 @@ def register_rigid(
     views = Views.of(fixed, moving, options.spacings_mm, fixed_mask)
     if initial is None:
         progress.stage("Searching for the position", 0.5)
-        start = _search(views, options, progress)
+        starts = _search(views, options, progress)
     else:
-        start = _rigid(matrix_of(_transform(initial)))
+        starts = [_rigid(matrix_of(_transform(initial)))]
     return _refine(
         fixed,
         moving,
         fixed_mask,
         views,
-        start,
+        starts,
         Kind.RIGID,
         options,
         progress.within("Rigid registration", 1.0),
@@ -100,7 +107,7 @@ def register_affine(
         moving,
         fixed_mask,
         views,
-        matrix_of(_transform(initial)),
+        [matrix_of(_transform(initial))],
         Kind.AFFINE,
         options,
         progress.within("Affine registration", 1.0),
@@ -111,8 +118,8 @@ def _transform(initial: Registration | sitk.Transform) -> sitk.Transform:
     return initial.transform if isinstance(initial, Registration) else initial
 
 
-def _search(views: Views, options: RigidOptions, progress: Progress) -> Matrix:
-    """A 4x4 matrix, fixed to moving LPS mm."""
+def _search(views: Views, options: RigidOptions, progress: Progress) -> list[Matrix]:
+    """4x4 matrices, fixed to moving LPS mm, the likeliest first."""
     points = voxel_centres(views.coarse_fixed, views.near, SEARCH_POINTS, options.seed)
     moving = voxel_centres(views.coarse_moving, views.near_moving, SEARCH_POINTS, options.seed)
     scene = Scene(
@@ -122,7 +129,7 @@ def _search(views: Views, options: RigidOptions, progress: Progress) -> Matrix:
         moving.mean(axis=0),
         views.overlap_possible,
     )
-    return find_start(scene, options.search_degrees, options.search_mm, progress)
+    return find_starts(scene, options.search_degrees, options.search_mm, progress)
 
 
 def _rigid(matrix: Matrix) -> Matrix:
@@ -184,9 +191,9 @@ class _Family:
 
         return score
 
-    def transform(self, parameters: Reals) -> sitk.Transform:
-        """The ITK transform, with this centre."""
-        matrix = self.matrix(parameters)
+    def transform(self) -> sitk.Transform:
+        """The start as an ITK transform, with this centre."""
+        matrix = self._start
         transform: sitk.Transform
         if self._kind == Kind.RIGID:
             transform = sitk.Euler3DTransform()
@@ -213,35 +220,78 @@ def _turn_slope(axis: int, angle: float) -> Reals:
     return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ _turn(axis, angle)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A position, and how it was come by.
+
+    ``score``: the metric, times the share of the possible overlap; of a limb that slides along
+    its axis little is left to disagree.
+    """
+
+    matrix: Matrix
+    score: float = 0.0
+    ascents: tuple[Ascent, ...] = ()
+
+    def away_mm(self, other: _Candidate, points: Reals) -> float:
+        """How far two positions send points (3, n) of the fixed body apart, in the median."""
+        between = self.matrix - other.matrix
+        return float(np.median(np.linalg.norm(between[:3, :3] @ points + between[:3, 3:], axis=0)))
+
+
 def _refine(
     fixed: Volume,
     moving: Volume,
     fixed_mask: Volume | None,
     views: Views,
-    start: Matrix,
+    starts: Sequence[Matrix],
     kind: Kind,
     options: RigidOptions | AffineOptions,
     progress: Progress,
 ) -> Registration:
-    """Follow the metric uphill, level by level, and judge the end."""
-    centre = views.centre_mm
-    ascents: list[Ascent] = []
+    """Follow the metric uphill from each start, level by level, and judge the best end."""
+    candidates = [_Candidate(start) for start in starts]
     with workers(options.threads) as pool:
         levels = zip(options.spacings_mm, views.fixed, views.moving, strict=True)
         for number, (spacing, image, target) in enumerate(levels):
-            progress.stage(f"{spacing:g} mm", 1.0 / len(options.spacings_mm))
-            family = _Family(kind, start, centre)
             points, values = _drawn(image, views.mask, options.samples, options.seed + number)
             likeness = Likeness(values, target, options.metric, options.bins, pool)
             to_index = np.linalg.inv(Grid.of(target).index_to_world)
-            score = family.score(likeness, points, to_index)
-            still = np.zeros(family.size)
-            ascents.append(ascend(score, still, options.iterations, LEAST_GAIN, progress))
-            start = family.matrix(ascents[-1].parameters)
-    transform = family.transform(ascents[-1].parameters)
+            followed = []
+            for candidate in candidates:
+                progress.stage(f"{spacing:g} mm", 1.0 / len(options.spacings_mm) / len(candidates))
+                family = _Family(kind, candidate.matrix, views.centre_mm)
+                score = family.score(likeness, points, to_index)
+                still = np.zeros(family.size)
+                end = ascend(score, still, options.iterations, LEAST_GAIN, progress)
+                matrix = family.matrix(end.parameters)
+                overlap = likeness.overlap(to_index[:3] @ matrix @ _with_one(points))
+                share = min(1.0, overlap / views.overlap_possible)
+                followed.append(_Candidate(matrix, end.metric * share, (*candidate.ascents, end)))
+            worth = WORTH_FOLLOWING if number else WORTH_FOLLOWING_COARSE
+            candidates = _leading(followed, worth, points)
+    best = candidates[0]
+    transform = _Family(kind, best.matrix, views.centre_mm).transform()
     return accepted(
-        Registration.of(fixed, moving, transform, kind, ascents, fixed_mask, options.least_quality)
+        Registration.of(
+            fixed, moving, transform, kind, best.ascents, fixed_mask, options.least_quality
+        )
     )
+
+
+def _leading(candidates: list[_Candidate], worth: float, points: Reals) -> list[_Candidate]:
+    """The best one and all others not much worse, best first; of the same position only one."""
+    some = points[:, :: max(1, points.shape[1] // COMPARED_POINTS)]
+    kept: list[_Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: -c.score):
+        if kept and candidate.score < worth * kept[0].score:
+            break
+        if all(candidate.away_mm(k, some) > SAME_POSITION_MM for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _with_one(points: Reals) -> Reals:
+    return np.vstack([points, np.ones(points.shape[1])])
 
 
 def _drawn(image: sitk.Image, mask: sitk.Image, most: int, seed: int) -> tuple[Reals, Array]:

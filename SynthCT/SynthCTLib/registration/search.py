@@ -1,4 +1,8 @@
-"""Where to start: an exhaustive look at rotations and translations on coarse images."""
+"""Where to start: an exhaustive look at rotations and translations on coarse images.
+
+Coarse images cannot always tell: of a limb, the best at 8 mm may lie 50 mm along the bone from the
+best at 4 mm. Therefore several positions are found, and finer images choose among them.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +84,13 @@ class Scene:
         return np.concatenate([np.zeros(3), self._centre - self._moving_centre])
 
 
-def find_start(scene: Scene, search_degrees: float, search_mm: float, progress: Progress) -> Matrix:
-    """The best rigid 4x4 matrix, fixed to moving LPS mm, within 1 to 2 voxels where one exists."""
+def find_starts(
+    scene: Scene, search_degrees: float, search_mm: float, progress: Progress
+) -> list[Matrix]:
+    """Rigid 4x4 matrices, fixed to moving LPS mm: good positions, best first.
+
+    Where one within reach is right, one of them is within some voxels of it.
+    """
     angles = np.radians(_steps(search_degrees, ROTATION_STEP_DEGREES))
     shifts = np.array(list(itertools.product(_steps(search_mm, TRANSLATION_STEP_MM), repeat=3)))
     turns = [
@@ -93,7 +102,7 @@ def find_start(scene: Scene, search_degrees: float, search_mm: float, progress: 
         progress.update(0.3 * done / len(turns))
         for score, shift in zip(scene.scores(turn, shifts), shifts, strict=True):
             candidates.append((score, np.concatenate([turn, shift])))
-    best, best_score = scene.as_supplied(), -1.0
+    found: list[tuple[float, Parameters]] = []
     chosen = [scene.as_supplied(), *_distinct(candidates)]
     for done, parameters in enumerate(chosen):
         progress.update(0.3 + 0.7 * done / len(chosen))
@@ -108,9 +117,8 @@ def find_start(scene: Scene, search_degrees: float, search_mm: float, progress: 
                 "direc": np.eye(6) * POLISH_STEP_MM,
             },
         )
-        if -polished.fun > best_score:
-            best, best_score = polished.x, -polished.fun
-    return scene.matrix(best)
+        found.append((-polished.fun, polished.x))
+    return [scene.matrix(parameters) for _, parameters in sorted(found, key=lambda f: -f[0])]
 
 
 def _steps(reach: float, step: float) -> list[float]:

@@ -11,13 +11,14 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from SynthCTLib.errors import InputError, OutputError
-from SynthCTLib.registration import Kind, Metric, read_transform, write_transform
+from SynthCTLib.errors import InputError, OutputError, RegistrationFailed
+from SynthCTLib.progress import Progress
+from SynthCTLib.registration import Kind, Metric, RigidOptions, read_transform, write_transform
 from SynthCTLib.registration.deformable import Domain
 from SynthCTLib.registration.freeform import FreeForm, bending
 from SynthCTLib.registration.likeness import Likeness, workers
-from SynthCTLib.registration.linear import _Family
-from SynthCTLib.registration.pyramid import levels, near_body
+from SynthCTLib.registration.linear import _Candidate, _Family, _leading, _refine
+from SynthCTLib.registration.pyramid import Views, levels, near_body
 from SynthCTLib.registration.similarity import BINS, Sampled, agreement, voxel_centres
 from SynthCTLib.registration.transforms import LinearParts, jacobian_determinants, matrix_of
 from SynthCTLib.volume import Grid, Role, Unit, Volume
@@ -146,8 +147,36 @@ def test_a_family_hands_itk_the_transform_that_it_scored(kind: Kind) -> None:
     at = np.random.default_rng(6).normal(0, 5, family.size)
     point = np.array([30.0, 10.0, -20.0])
     expected = family.matrix(at)[:3] @ [*point, 1]
-    assert np.allclose(family.transform(at).TransformPoint(point.tolist()), expected)
+    there = _Family(kind, family.matrix(at), centre).transform()
+    assert np.allclose(there.TransformPoint(point.tolist()), expected)
     assert np.allclose(family.matrix(np.zeros(family.size)), near_start())
+
+
+def shifted(mm: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[2, 3] = mm
+    return matrix
+
+
+def test_of_one_position_one_candidate_is_followed_and_none_that_is_much_worse() -> None:
+    points = np.random.default_rng(2).normal(0, 60, (3, 500))
+    scores = {0.0: 0.30, 0.4: 0.29, 40.0: 0.31, -40.0: 0.28, 80.0: 0.20}
+    candidates = [_Candidate(shifted(mm), score) for mm, score in scores.items()]
+    kept = _leading(candidates, 0.8, points)
+    assert [c.matrix[2, 3] for c in kept] == [40.0, 0.0, -40.0]
+    assert [c.matrix[2, 3] for c in _leading(candidates, 0.99, points)] == [40.0]
+
+
+def test_finer_images_choose_among_the_starts_whichever_comes_first() -> None:
+    volume = Volume(smooth_image(1), Role.MR, Unit.ARBITRARY)
+    options = RigidOptions(spacings_mm=(8.0, 4.0), samples=5000, least_quality=0.0, threads=1)
+    views = Views.of(volume, volume, options.spacings_mm, None)
+    right, wrong = shifted(2.0), shifted(30.0)
+    with pytest.raises(RegistrationFailed):
+        _refine(volume, volume, None, views, [wrong], Kind.RIGID, options, Progress())
+    for starts in ([right, wrong], [wrong, right]):
+        found = _refine(volume, volume, None, views, starts, Kind.RIGID, options, Progress())
+        assert np.linalg.norm(found.transform.TransformPoint((0, 0, 0))) < 0.5
 
 
 def test_control_points_mean_what_they_mean_to_itk(pool: ThreadPoolExecutor) -> None:
