@@ -260,6 +260,13 @@ def export(
             "--centred", help="STIR's Interfile: centred on the scanner, no patient frame."
         ),
     ] = False,
+    patient_from: Annotated[
+        Path | None,
+        typer.Option(help="DICOM: folder of the series whose patient, study and frame these are."),
+    ] = None,
+    placeholders: Annotated[
+        bool, typer.Option("--placeholders", help="DICOM: no patient's attributes.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -268,7 +275,14 @@ def export(
     from SynthCTLib.workflow.pet_grid import PetGrid
 
     target = PetGrid(grid, fwhm, tuple(add or ()))
-    options = ExportOptions(format, target, centred=centred, overwrite=overwrite)
+    options = ExportOptions(
+        format,
+        target,
+        centred=centred,
+        patient_from=patient_from,
+        placeholders=placeholders,
+        overwrite=overwrite,
+    )
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
         folder = export_job(job, output, options, screen.progress(is_cancelled))
     if not quiet:

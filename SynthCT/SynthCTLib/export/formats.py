@@ -11,8 +11,16 @@ class Format(StrEnum):
     NIFTI = "nifti"
     NRRD = "nrrd"
     METAIMAGE = "metaimage"
+    DICOM = "dicom"
+    DICOM_PM = "dicom-pm"
+    DICOM_INT = "dicom-int"
     INTERFILE = "interfile"
     INTERFILE_MMR = "interfile-mmr"
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the files are DICOM objects."""
+        return self in (Format.DICOM, Format.DICOM_PM, Format.DICOM_INT)
 
     @property
     def suffix(self) -> str | None:

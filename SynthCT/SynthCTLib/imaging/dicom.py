@@ -139,7 +139,8 @@ _UNREADABLE = (
     zlib.error,
     BytesLengthException,
 )
-_READ = sorted({*_FUNCTIONAL_GROUPS, *_LISTED, *_LAYOUT, *_TRAITS, *_KEPT})
+_MAPPING = "RealWorldValueMappingSequence"
+_READ = sorted({*_FUNCTIONAL_GROUPS, _MAPPING, *_LISTED, *_LAYOUT, *_TRAITS, *_KEPT})
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,8 @@ def read_series(series: DicomSeries, role: Role | None = None, unit: Unit | None
     unit, steps = _unit_of(series, role, unit, top)
     pixels = _Pixels()
     planes = [plane for file in files for plane in _planes_of(file, series)]
+    if role == Role.MU_MAP:
+        planes = [_mapped(plane, series) for plane in planes]
     stack, dropped = stack_planes(planes, series.title, pixels.difference)
     array, scaling = _values(stack, series, pixels)
     steps = [*steps, *dropped, *scaling]
@@ -378,6 +381,7 @@ class _File:
                 warnings.simplefilter("ignore")  # pydicom warns of every value too long for its VR
                 dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_READ)
                 top = _flat([dataset], sequences=False)
+                top |= _mapping_of(dataset.get(_MAPPING))
                 groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
                 shared = _flat(dataset.get("SharedFunctionalGroupsSequence") or [], sequences=True)
                 frames: list[Header] = [
@@ -432,9 +436,20 @@ def _flat(datasets: Sequence[Any], *, sequences: bool) -> dict[str, Any]:
             if element.VR == "SQ":
                 if sequences and element.value:
                     flat |= _flat([element.value[0]], sequences=False)
+                    if element.keyword == _MAPPING:
+                        flat |= _mapping_of(element.value)
             elif element.value not in (None, ""):
                 flat[element.keyword] = element.value
     return flat
+
+
+def _mapping_of(items: Sequence[Any] | None) -> dict[str, Any]:
+    """Slope and intercept of the first real world value mapping, and its unit's code."""
+    if not items or "RealWorldValueSlope" not in items[0]:
+        return {}
+    flat = _flat([items[0]], sequences=False)
+    units = items[0].get("MeasurementUnitsCodeSequence")
+    return flat | {"MappedUnit": str(units[0].get("CodeValue", "none")) if units else "none"}
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -567,6 +582,23 @@ def _planes_of(file: _File, series: DicomSeries) -> Iterator[Plane]:
             intercept=_number(header, "RescaleIntercept", 0, file),
             header=header,
         )
+
+
+def _mapped(plane: Plane, series: DicomSeries) -> Plane:
+    """The plane with the scale of its real world value mapping, where it has one.
+
+    Scanners and SynthCT store µ as integers and say so there; a reader of images shows integers.
+    """
+    if "RealWorldValueSlope" not in plane.header:
+        return plane
+    unit = plane.header.get("MappedUnit", "none")
+    if unit not in ("/cm", "cm-1", "1/cm"):
+        raise InputError(
+            f"The {series.title} maps its values to the unit {unit!r} and a µ-map is in /cm: "
+            "choose the µ-map."
+        )
+    slope = float(plane.header["RealWorldValueSlope"])
+    return replace(plane, slope=slope, intercept=float(plane.header["RealWorldValueIntercept"]))
 
 
 def _number(header: Header, keyword: str, default: float, file: _File) -> float:

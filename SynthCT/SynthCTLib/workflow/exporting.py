@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from SynthCTLib.errors import InputError
+from SynthCTLib.export.dicom_parametric import write_parametric_mu
+from SynthCTLib.export.dicom_slices import write_ct_series, write_integer_mu
+from SynthCTLib.export.dicom_study import (
+    Study,
+    came_from_dicom,
+    placeholder_study,
+    study_of_folder,
+    study_of_source,
+)
 from SynthCTLib.export.formats import Format
 from SynthCTLib.export.images import write_images
 from SynthCTLib.export.interfile import on_mmr_grid, upright, write_mmr, write_stir
@@ -26,15 +35,32 @@ class ExportOptions:
     """How a job is exported.
 
     ``pet_grid`` is where its µ-map goes. ``centred`` puts STIR's Interfile on the scanner's axis
-    and gives up the patient's frame. Raises InputError where an option means nothing to the format.
+    and gives up the patient's frame. DICOM objects belong to the patient, study and frame of
+    reference of the job's source series; ``patient_from`` names the folder of another series to
+    take them from, ``placeholders`` takes nobody's. Raises InputError where an option means nothing
+    to the format.
     """
 
     format: Format
     pet_grid: PetGrid = field(default_factory=PetGrid)
     centred: bool = False
+    patient_from: Path | None = None
+    placeholders: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if self.patient_from is not None and self.placeholders:
+            raise InputError("--patient-from and --placeholders exclude each other: give one.")
+        if (self.patient_from is not None or self.placeholders) and not self.format.is_dicom:
+            raise InputError(
+                f"--patient-from and --placeholders are for DICOM and the format is {self.format}: "
+                "leave them out."
+            )
+        if self.format == Format.DICOM and self.pet_grid != PetGrid():
+            raise InputError(
+                "--grid, --fwhm and --add shape the µ-map and the format dicom is the CT: use "
+                "dicom-pm or dicom-int."
+            )
         if self.centred and self.format != Format.INTERFILE:
             raise InputError(
                 f"--centred is for STIR's Interfile and the format is {self.format}: leave it out."
@@ -115,6 +141,42 @@ def _mmr(work: _Work) -> None:
     _mu_sidecar(work, placed.mu, f"{MU}.v")
 
 
+def _ct_series(work: _Work) -> None:
+    ct = work.job.volume("ct")
+    study = _study(work, ct)
+    work.progress.stage("Writing", 0.8)
+    write_ct_series(ct, work.folder, study, work.job.origin)
+
+
+def _mu_objects(work: _Work) -> None:
+    mu = work.mu().mu
+    study = _study(work, mu)
+    work.progress.stage("Writing", 0.5)
+    parametric = work.options.format == Format.DICOM_PM
+    write = write_parametric_mu if parametric else write_integer_mu
+    write(mu, work.folder, study, work.job.origin)
+
+
+def _study(work: _Work, volume: Volume) -> Study:
+    """Whose the objects are; what was decided is said."""
+    options, job = work.options, work.job
+    if options.patient_from is not None:
+        work.progress.note(
+            f"Patient, study and frame of reference are those of the series in "
+            f"{options.patient_from}: that the images lie on it was taken for granted."
+        )
+        return study_of_folder(options.patient_from)
+    if came_from_dicom(volume) and not options.placeholders:
+        return study_of_source(volume)
+    if not options.placeholders:
+        work.progress.note(
+            "The job's input was no DICOM series: the objects carry research placeholders in place "
+            "of a patient."
+        )
+    study = placeholder_study(job.result.subject, job.sha256)
+    return replace(study, body_part="HEAD") if "masks/head" in job.result.outputs else study
+
+
 def _mu_sidecar(work: _Work, mu: Volume, data: str, **more: object) -> None:
     content = sidecar_of(
         mu,
@@ -131,6 +193,9 @@ _WRITERS: Mapping[Format, Callable[[_Work], None]] = {
     Format.NIFTI: _images,
     Format.NRRD: _images,
     Format.METAIMAGE: _images,
+    Format.DICOM: _ct_series,
+    Format.DICOM_PM: _mu_objects,
+    Format.DICOM_INT: _mu_objects,
     Format.INTERFILE: _stir,
     Format.INTERFILE_MMR: _mmr,
 }
