@@ -16,12 +16,11 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +43,7 @@ from SynthCTLib.volume import (
     Volume,
     sha256_of,
 )
+from SynthCTLib.whole_file import whole_file
 
 Matrix = npt.NDArray[np.float64]
 
@@ -155,25 +155,18 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     if wrong:  # a NIfTI would silently hold zeros instead
         raise OutputError(f"{path} cannot be written: {wrong} voxels are NaN or infinite.")
     image = _to_write(volume)
-    temporary = path.with_name(f".{uuid4().hex[:12]}{suffix}")
     try:
-        temporary.open("xb").close()
-        _require_room(path.parent, volume.array.size * image.GetSizeOfPixelComponent())
-        with without_itk_warnings():
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        _require_written(temporary, image)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with whole_file(path) as part:
+            _require_room(path.parent, volume.array.size * image.GetSizeOfPixelComponent())
+            with without_itk_warnings():
+                sitk.WriteImage(image, str(part), useCompression=True)
+            _require_written(part, image)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({_reason(error)}).") from error
     except (InputError, RuntimeError) as error:
         raise OutputError(
             f"{path} cannot be written: the file came out incomplete; check that the disk has room."
         ) from error
-    finally:
-        with suppress(PermissionError):  # in a folder that may not be entered there is no file
-            temporary.unlink(missing_ok=True)
 
 
 # --- reading -------------------------------------------------------------------------------

@@ -6,9 +6,6 @@ which is what ITK resamples by.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import SimpleITK as sitk
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.volume import Grid
+from SynthCTLib.whole_file import whole_file
 
 SUFFIXES = (".h5", ".tfm", ".txt", ".mat")
 _SUFFIXES = ".h5, .tfm or .txt"
@@ -52,14 +50,8 @@ def write_transform(transform: sitk.Transform, path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise OutputError(f"{path.name} is no transform file name: let it end in {_SUFFIXES}.")
     try:
-        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=".writing-", dir=path.parent)
-        os.close(handle)
-        try:
-            sitk.WriteTransform(transform, name)
-            Path(name).replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                Path(name).unlink()
+        with whole_file(path) as part:
+            sitk.WriteTransform(transform, str(part))
     except (OSError, RuntimeError) as error:
         raise OutputError(
             f"The transform cannot be written to {path}: check that the folder exists, may be "

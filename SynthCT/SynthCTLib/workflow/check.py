@@ -12,6 +12,7 @@ from SynthCTLib.imaging.gate import Finding, Severity, inspect, inspect_pair
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.synthesis.registry import default_card, find_card
 from SynthCTLib.volume import Volume
+from SynthCTLib.whole_file import whole_file
 from SynthCTLib.workflow.folder import JobFolder
 from SynthCTLib.workflow.request import Slot
 
@@ -72,6 +73,7 @@ def _write(folder: Path, found: list[tuple[Slot, Finding]]) -> Path:
         }
         for slot, finding in found
     ]
-    part, path = folder / f".{FINDINGS}.part", folder / FINDINGS
-    part.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    return part.replace(path)
+    path = folder / FINDINGS
+    with whole_file(path) as part:
+        part.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -25,6 +25,7 @@ import psutil
 from SynthCTLib.errors import InputError, OutputError, SynthCTError
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.volume import sha256_of
+from SynthCTLib.whole_file import whole_file
 from SynthCTLib.workflow.request import InputFile, JobRequest, Slot, request_from
 from SynthCTLib.workflow.result import JobResult, OutputFile
 
@@ -238,13 +239,8 @@ def _key(path: Path) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
