@@ -56,6 +56,10 @@ Hardware = Annotated[
     list[Path] | None,
     typer.Option(help="µ-map of table or coil, 1/cm, on the same grid; may be given repeatedly."),
 ]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option("--mask", help="A further mask to evaluate in: NAME=FILE; may be repeated."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; all cores if absent.")]
 
 
@@ -151,6 +155,7 @@ def evaluate(
     transform: Transform = None,
     registration: Annotated[str, typer.Option(help="Of the reference: rigid or none.")] = "rigid",
     anatomy: Annotated[Anatomy, typer.Option(help="Masks to evaluate in.")] = Anatomy.HEAD,
+    mask: Masks = None,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
@@ -177,6 +182,7 @@ def evaluate(
                 "convention": convention,
                 "anatomy": anatomy,
                 "threads": threads,
+                "masks": _masks(mask),
             },
         },
         overwrite,
@@ -305,6 +311,18 @@ def _do_job(output: Path, content: dict[str, object], overwrite: bool, quiet: bo
         run_job(job, screen.show, is_cancelled)
     if not quiet:
         typer.echo(f"Report: {job.path / 'report.html'}")
+
+
+def _masks(given: list[str] | None) -> dict[str, Path]:
+    masks = {}
+    for entry in given or []:
+        name, found, path = entry.partition("=")
+        if not (found and name and path):
+            raise InputError(
+                f"The mask {entry!r} is not NAME=FILE: write --mask lesion=mask.nii.gz."
+            )
+        masks[name] = Path(path).absolute()
+    return masks
 
 
 def _task_of(role: Role) -> Task:

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from SynthCTLib.metrics.masked import masked_pair
+from SynthCTLib.metrics.masked import MaskedPair, masked_pair
 from SynthCTLib.physics.mumap import DEFAULT_CONVENTION, convention_named
 from SynthCTLib.volume import Role, Step, Unit, Volume
+
+
+@dataclass(frozen=True)
+class VoxelErrors:
+    """Errors over the voxels of a mask, synthetic minus reference, in HU and HU², not clipped."""
+
+    mae_hu: float
+    rmse_hu: float
+    mse_hu2: float
+    mean_error_hu: float
+
+
+def errors_of(pair: MaskedPair) -> VoxelErrors:
+    """Every voxel error at once.
+
+    With e = synthetic - reference over the N voxels of the mask:
+
+    MAE = sum|e| / N, MSE = sum(e²) / N, RMSE = sqrt(MSE), ME = sum(e) / N.
+    """
+    error = pair.synthetic - pair.reference
+    mean = float(error.mean())
+    mean_square = float(error @ error) / error.size
+    np.abs(error, out=error)
+    return VoxelErrors(float(error.mean()), float(np.sqrt(mean_square)), mean_square, mean)
 
 
 def mean_error_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
@@ -14,8 +40,7 @@ def mean_error_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
 
     Positive where the synthetic CT is too dense. Raises as :func:`masked_pair`.
     """
-    pair = masked_pair(reference, synthetic, mask)
-    return float(np.mean(pair.synthetic - pair.reference))
+    return errors_of(masked_pair(reference, synthetic, mask)).mean_error_hu
 
 
 def mae_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
@@ -23,8 +48,15 @@ def mae_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
 
     Paper 1 section 3.4, paper 2 eq. 10, SynthRAD 2023. Raises as :func:`masked_pair`.
     """
-    pair = masked_pair(reference, synthetic, mask)
-    return float(np.mean(np.abs(pair.synthetic - pair.reference)))
+    return errors_of(masked_pair(reference, synthetic, mask)).mae_hu
+
+
+def mse_hu2(reference: Volume, synthetic: Volume, mask: Volume) -> float:
+    """Mean square error in HU²: sum((synthetic - reference)^2) / N over the mask, not clipped.
+
+    Paper 5 section 2.5 (there on PET). Raises as :func:`masked_pair`.
+    """
+    return errors_of(masked_pair(reference, synthetic, mask)).mse_hu2
 
 
 def rmse_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
@@ -32,8 +64,7 @@ def rmse_hu(reference: Volume, synthetic: Volume, mask: Volume) -> float:
 
     Raises as :func:`masked_pair`.
     """
-    pair = masked_pair(reference, synthetic, mask)
-    return float(np.sqrt(np.mean((pair.synthetic - pair.reference) ** 2)))
+    return errors_of(masked_pair(reference, synthetic, mask)).rmse_hu
 
 
 def mu_rmae_percent(
@@ -45,8 +76,12 @@ def mu_rmae_percent(
     convention, voxel by voxel. NaN where the reference attenuates nothing inside the mask. Raises
     as :func:`masked_pair`, and InputError for an unknown convention.
     """
+    return mu_rmae_of(masked_pair(reference, synthetic, mask), convention)
+
+
+def mu_rmae_of(pair: MaskedPair, convention: str = DEFAULT_CONVENTION) -> float:
+    """:func:`mu_rmae_percent` of values that are at hand."""
     curve = convention_named(convention)
-    pair = masked_pair(reference, synthetic, mask)
     mu = curve.mu_per_cm(pair.reference)
     total = float(mu.sum())
     if total == 0.0:

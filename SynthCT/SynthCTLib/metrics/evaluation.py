@@ -12,52 +12,36 @@ import numpy as np
 import numpy.typing as npt
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.metrics.errors import mae_hu, mean_error_hu, mu_rmae_percent, rmse_hu
-from SynthCTLib.metrics.masked import masked_pair, voxels_of
-from SynthCTLib.metrics.overlap import BONE_HU, dice_bone, jaccard_bone
-from SynthCTLib.metrics.similarity import PAPER_2, SYNTHRAD_2023, pearson, psnr_db, ssim
+from SynthCTLib.metrics.clusters import kmeans_dice_of
+from SynthCTLib.metrics.definitions import MASK_FIGURES, REGION_FIGURES, sentence
+from SynthCTLib.metrics.error_curve import ErrorCurve, error_curve
+from SynthCTLib.metrics.errors import errors_of, mu_rmae_of
+from SynthCTLib.metrics.intensities import PAPER_2, SYNTHRAD_2025
+from SynthCTLib.metrics.lines import LineErrors, line_errors
+from SynthCTLib.metrics.masked import MaskedPair, masked_pair, voxels_of
+from SynthCTLib.metrics.overlap import (
+    BONE_HU,
+    DiceCurve,
+    dice_by_class,
+    dice_curve,
+    dice_of,
+    jaccard_of,
+)
+from SynthCTLib.metrics.similarity import mutual_information_of, pearson_of, psnr_of
+from SynthCTLib.metrics.structure import structure
+from SynthCTLib.metrics.surfaces import bone_surface_distance
+from SynthCTLib.metrics.tissues import TissueError, tissue_errors
 from SynthCTLib.physics.mumap import DEFAULT_CONVENTION, convention_named
 from SynthCTLib.volume import Volume
 
-SCHEMA = "synthct-evaluation/1"
+SCHEMA = "synthct-evaluation/2"
 _MM3_PER_ML = 1000.0
+_WHY_EMPTY = "the mask holds no voxel that was scanned"
 
 DEFINITIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "mae_hu": "mean of |synthetic - reference|, HU, not clipped (papers 1 and 2)",
-        "rmse_hu": "root of the mean of (synthetic - reference)^2, HU, not clipped",
-        "mean_error_hu": "mean of synthetic - reference, HU, not clipped",
-        "psnr_db": (
-            f"20 log10({PAPER_2.data_range:g} / RMSE), HU clipped to "
-            f"[{PAPER_2.low_hu:g}, {PAPER_2.high_hu:g}] (paper 2 eq. 8)"
-        ),
-        "ssim": (
-            "mean structural similarity, 7^3 uniform window, HU clipped to "
-            f"[{SYNTHRAD_2023.low_hu:g}, {SYNTHRAD_2023.high_hu:g}], its low end outside the "
-            "mask, 3 voxels at the image border left out (SynthRAD 2023)"
-        ),
-        "pearson": "Pearson correlation of HU (paper 2 eq. 11)",
-        "jaccard_bone": f"Jaccard coefficient of HU >= {BONE_HU:g} (paper 1, section 3.4)",
-        "dice_bone": f"Dice coefficient of HU >= {BONE_HU:g}",
-        "mu_rmae_percent": (
-            "100 sum|µ synthetic - µ reference| / sum(µ reference), µ at 511 keV by the convention "
-            "named here (paper 1, section 3.5)"
-        ),
-    }
+    {name: sentence(figure) for name, figure in {**MASK_FIGURES, **REGION_FIGURES}.items()}
 )
-"""What each figure is: the names of the fields of :class:`MaskFigures` that hold figures."""
-
-_WHY_UNDEFINED: Mapping[str, str] = MappingProxyType(
-    {
-        "psnr_db": "the images agree in every voxel of the mask, so that the ratio is infinite",
-        "ssim": "no voxel of the mask lies 3 voxels inside the border of the image",
-        "pearson": "one of the images is constant in the mask",
-        "jaccard_bone": "neither image holds bone in the mask",
-        "dice_bone": "neither image holds bone in the mask",
-        "mu_rmae_percent": "the reference attenuates nothing in the mask",
-    }
-)
-_WHY_EMPTY = "the mask holds no voxel that was scanned"
+"""What each figure is, in one sentence with its source, by its key."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +59,15 @@ class MaskFigures:
     unscanned_voxels: int
     mae_hu: float
     rmse_hu: float
+    mse_hu2: float
     mean_error_hu: float
     psnr_db: float
+    psnr_synthrad_db: float
     ssim: float
+    ms_ssim: float
+    mssim_paper_2: float
     pearson: float
+    normalised_mutual_information: float
     jaccard_bone: float
     dice_bone: float
     mu_rmae_percent: float
@@ -86,32 +75,41 @@ class MaskFigures:
     @property
     def undefined(self) -> dict[str, str]:
         """The reason for each figure that is not a finite number."""
-        names = [name for name in DEFINITIONS if not math.isfinite(getattr(self, name))]
-        return {name: _WHY_UNDEFINED[name] if self.voxels else _WHY_EMPTY for name in names}
+        names = [name for name in MASK_FIGURES if not math.isfinite(getattr(self, name))]
+        return {name: MASK_FIGURES[name].undefined if self.voxels else _WHY_EMPTY for name in names}
 
 
 @dataclass(frozen=True)
-class BoneOverlap:
+class BoneFigures:
     """Bone (HU >= 300) of both images in the union of all masks, over scanned voxels.
 
-    ``jaccard`` and ``dice`` are NaN where neither image holds bone.
+    The overlaps are NaN where neither image holds bone, the distances (mm) where one of them
+    does not. ``kmeans_dice`` is of the bone that k-means finds in each image.
     """
 
     jaccard: float
     dice: float
     reference_ml: float
     synthetic_ml: float
+    hd95_mm: float
+    mean_surface_mm: float
+    kmeans_dice: float
+    dice_curve: DiceCurve
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a synthetic CT against its reference: a row per mask, and bone over all of them.
+    """Figures of a synthetic CT against its reference: a row per mask, and the union of the masks.
 
     ``scanned_only`` tells whether the masks were cut to a scanned field.
     """
 
     rows: tuple[MaskFigures, ...]
-    bone: BoneOverlap
+    bone: BoneFigures
+    classes: Mapping[str, float]
+    tissues: tuple[TissueError, ...]
+    error_curve: ErrorCurve
+    lines: LineErrors
     convention: str
     scanned_only: bool
 
@@ -119,27 +117,32 @@ class Evaluation:
         """The figures of the mask of that name. Raises KeyError when there is none."""
         return {row.mask: row for row in self.rows}[mask]
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that ``json.dumps(..., allow_nan=False)`` takes, and the schema of metrics.json.
+    def flat(self) -> dict[str, float]:
+        """Every figure by its key: ``<mask>.<figure>``, ``bone.*``, ``classes.*``, ``lines.*``."""
+        figures = {
+            f"{row.mask}.{name}": float(getattr(row, name))
+            for row in self.rows
+            for name in MASK_FIGURES
+        }
+        parts = {"bone": self.bone, "lines": self.lines}
+        for key in REGION_FIGURES:
+            part, _, name = key.partition(".")
+            whole = self.classes[name] if part == "classes" else getattr(parts[part], name)
+            figures[key] = float(whole)
+        return figures
 
-        schema          "synthct-evaluation/1"
-        convention      name of the HU to µ convention
-        scanned_only    true when nothing outside the scanned field was counted
-        bone_hu         threshold of bone, HU
-        bone            jaccard, dice (0 to 1 or null), reference_ml, synthetic_ml
-        masks           list, in the order given; each an object of
-                        mask, voxels, volume_ml, unscanned_voxels,
-                        mae_hu, rmse_hu, mean_error_hu, psnr_db, ssim, pearson,
-                        jaccard_bone, dice_bone, mu_rmae_percent (number, or null where not
-                        finite) and undefined: the reason for each null, by figure
-        definitions     one sentence for each figure, by figure
-        """
+    def to_json(self) -> dict[str, Any]:
+        """A dict that ``json.dumps(..., allow_nan=False)`` takes: see docs/metrics-json.md."""
         return {
             "schema": SCHEMA,
             "convention": self.convention,
             "scanned_only": self.scanned_only,
             "bone_hu": BONE_HU,
             "bone": _finite_or_null(asdict(self.bone)),
+            "classes": _finite_or_null(dict(self.classes)),
+            "tissues": [_finite_or_null(asdict(t)) for t in self.tissues],
+            "error_curve": _finite_or_null(asdict(self.error_curve)),
+            "lines": _finite_or_null(asdict(self.lines)),
             "masks": [{**_finite_or_null(asdict(r)), "undefined": r.undefined} for r in self.rows],
             "definitions": dict(DEFINITIONS),
         }
@@ -174,8 +177,16 @@ def evaluate(
         _figures(name, reference, synthetic, counted[name], masks[name], convention)
         for name in masks
     )
+    pair = masked_pair(reference, synthetic, anywhere)
     return Evaluation(
-        rows, _bone_overlap(reference, synthetic, anywhere), convention, scanned is not None
+        rows=rows,
+        bone=_bone(reference, synthetic, anywhere, pair),
+        classes=MappingProxyType(dice_by_class(pair)),
+        tissues=tissue_errors(pair, reference.grid.voxel_mm3, convention),
+        error_curve=error_curve(pair),
+        lines=line_errors(reference, synthetic, anywhere, convention),
+        convention=convention,
+        scanned_only=scanned is not None,
     )
 
 
@@ -200,21 +211,20 @@ def _figures(
     convention: str,
 ) -> MaskFigures:
     voxels = int(np.count_nonzero(mask.array))
-    images = (reference, synthetic, mask)
+    figures = dict.fromkeys(MASK_FIGURES, math.nan)
     if voxels:
+        pair = masked_pair(reference, synthetic, mask)
         figures = {
-            "mae_hu": mae_hu(*images),
-            "rmse_hu": rmse_hu(*images),
-            "mean_error_hu": mean_error_hu(*images),
-            "psnr_db": psnr_db(*images),
-            "ssim": ssim(*images),
-            "pearson": pearson(*images),
-            "jaccard_bone": jaccard_bone(*images),
-            "dice_bone": dice_bone(*images),
-            "mu_rmae_percent": mu_rmae_percent(*images, convention),
+            **asdict(errors_of(pair)),
+            "psnr_db": psnr_of(pair, PAPER_2),
+            "psnr_synthrad_db": psnr_of(pair, SYNTHRAD_2025),
+            **asdict(structure(reference, synthetic, mask)),
+            "pearson": pearson_of(pair),
+            "normalised_mutual_information": mutual_information_of(pair),
+            "jaccard_bone": jaccard_of(pair),
+            "dice_bone": dice_of(pair),
+            "mu_rmae_percent": mu_rmae_of(pair, convention),
         }
-    else:
-        figures = dict.fromkeys(DEFINITIONS, math.nan)
     return MaskFigures(
         mask=name,
         voxels=voxels,
@@ -224,19 +234,25 @@ def _figures(
     )
 
 
-def _bone_overlap(reference: Volume, synthetic: Volume, mask: Volume) -> BoneOverlap:
-    pair = masked_pair(reference, synthetic, mask)
+def _bone(reference: Volume, synthetic: Volume, mask: Volume, pair: MaskedPair) -> BoneFigures:
     voxel_ml = mask.grid.voxel_mm3 / _MM3_PER_ML
-    return BoneOverlap(
-        jaccard_bone(reference, synthetic, mask),
-        dice_bone(reference, synthetic, mask),
+    distance = bone_surface_distance(reference, synthetic, mask)
+    return BoneFigures(
+        jaccard_of(pair),
+        dice_of(pair),
         float(np.count_nonzero(pair.reference >= BONE_HU)) * voxel_ml,
         float(np.count_nonzero(pair.synthetic >= BONE_HU)) * voxel_ml,
+        distance.hd95_mm,
+        distance.mean_mm,
+        kmeans_dice_of(pair),
+        dice_curve(pair),
     )
 
 
-def _finite_or_null(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
+def _finite_or_null(value: Any) -> Any:
+    """The same with null in place of numbers that are not finite, lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: _finite_or_null(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite_or_null(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

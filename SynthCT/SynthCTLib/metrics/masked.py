@@ -63,3 +63,13 @@ def hu_values(volume: Volume, where: npt.NDArray[np.bool_], name: str) -> npt.ND
             "infinite): leave out of the mask what was not scanned."
         )
     return values.astype(np.float64)
+
+
+def bounding_box(where: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds every true voxel of an array with at least one."""
+    box = []
+    for axis in range(where.ndim):
+        others = tuple(a for a in range(where.ndim) if a != axis)
+        at = np.flatnonzero(where.any(axis=others))
+        box.append(slice(int(at[0]), int(at[-1]) + 1))
+    return tuple(box)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -93,7 +94,7 @@ def gallery_of(content: ReportContent) -> Gallery:
     return Gallery(
         scene.view,
         tuple(_images(content, scene)),
-        tuple(_accuracy(scene)),
+        (*_accuracy(scene), *_charts(content)),
         _histogram(scene, str(content.anatomy)),
     )
 
@@ -279,6 +280,31 @@ def _accuracy(scene: _Scene) -> Iterator[Picture]:
         f"{worst.mean_abs_hu:.0f} HU on average, more than anywhere else. Common reasons: metal, "
         "a cavity filled with tissue or bone, a piece of bone that is missing, a shift.",
     )
+
+
+def _charts(content: ReportContent) -> Iterator[Picture]:
+    evaluation = content.evaluation
+    if evaluation is None:
+        return
+    curve, dice = evaluation.error_curve, evaluation.bone.dice_curve
+    yield Picture(
+        "error_by_hu",
+        chart_png(figures.error_by_hu(curve, dark=False)),
+        "Mean error and mean absolute error of the synthetic CT over the HU of the reference CT.",
+        "The error by the true HU. Above the zero line on the left, air is filled with tissue; "
+        "below it on the right, bone is too soft, the usual fault of a model that plays safe. The "
+        "band is one standard deviation.",
+        chart_png(figures.error_by_hu(curve, dark=True)),
+    )
+    if any(math.isfinite(d) for d in dice.dice):
+        yield Picture(
+            "dice_by_threshold",
+            chart_png(figures.dice_over_threshold(dice, dark=False)),
+            "Dice coefficient of bone over the threshold from which HU are called bone.",
+            "Overlap of all that reaches a threshold. A line that falls early means that bone is "
+            "there but not dense enough; a low line throughout, that it is in the wrong place.",
+            chart_png(figures.dice_over_threshold(dice, dark=True)),
+        )
 
 
 def worst_place(apart: Volume, counted: npt.NDArray[np.bool_]) -> WorstPlace | None:

@@ -21,10 +21,16 @@ from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.report.content import Kind, ReportContent
 from SynthCTLib.report.gallery import Gallery, gallery_of
 from SynthCTLib.report.literature import (
+    CITATIONS,
+    CORRELATION_HEAD,
     JACCARD_BONE_HEAD,
+    KMEANS_DICE_HEAD,
     MAE_HEAD_HU,
+    MSSIM_HEAD,
     MU_RMAE_HEAD_PERCENT,
+    PSNR_HEAD_DB,
     SOURCE,
+    SOURCE_2,
 )
 from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
 from SynthCTLib.synthesis.synthesizer import Anatomy
@@ -52,7 +58,7 @@ class _Measure:
 
 # Masks cut from the reference by its own HU hold all of its bone or none: false bone beside them
 # is never counted.
-_TISSUES = frozenset({"skull", "bone", "soft_tissue", "air"})
+_TISSUES = frozenset({"skull", "bone", "soft_tissue", "air", "brain"})
 
 _MEASURES = (
     _Measure(
@@ -74,9 +80,51 @@ _MEASURES = (
         "+.1f",
         "what remains when errors cancel: plus is too dense, minus too soft; near 0 is better",
     ),
-    _Measure("psnr_db", "Peak signal to noise, dB", ".1f", "more is better"),
-    _Measure("ssim", "Structural similarity", ".3f", "likeness of local patterns; 1 is perfect"),
-    _Measure("pearson", "Pearson correlation", ".3f", "do both rise and fall alike? 1 is best"),
+    _Measure(
+        "psnr_db",
+        "Peak signal to noise, dB",
+        ".1f",
+        "range 4096 of paper 2; more is better",
+        f"{PSNR_HEAD_DB.text} (head)",
+    ),
+    _Measure(
+        "psnr_synthrad_db",
+        "Peak signal to noise, SynthRAD, dB",
+        ".1f",
+        "the same with the range 4024 of SynthRAD",
+    ),
+    _Measure(
+        "ssim",
+        "Structural similarity (SSIM)",
+        ".3f",
+        "likeness of local patterns, as SynthRAD 2023; 1 is perfect",
+    ),
+    _Measure(
+        "ms_ssim",
+        "SSIM over five scales",
+        ".3f",
+        "the same from fine to coarse, as SynthRAD 2025; 1 is perfect",
+    ),
+    _Measure(
+        "mssim_paper_2",
+        "SSIM over the whole image",
+        ".3f",
+        "as paper 2; empty surroundings raise it",
+        f"{MSSIM_HEAD.text} (head)",
+    ),
+    _Measure(
+        "pearson",
+        "Pearson correlation",
+        ".3f",
+        "do both rise and fall alike? 1 is best",
+        f"{CORRELATION_HEAD.text} (head)",
+    ),
+    _Measure(
+        "normalised_mutual_information",
+        "Normalised mutual information",
+        ".3f",
+        "1: neither tells anything of the other; 2: one tells all",
+    ),
     _Measure(
         "jaccard_bone",
         "Bone overlap, Jaccard",
@@ -101,6 +149,9 @@ _MEASURES = (
         frozenset({"air"}),  # relative to next to nothing
     ),
 )
+
+_CLASS_WORDS = {"air": "air", "fat": "fat", "soft": "soft tissue"}  # bone has rows of its own
+_AIRY_HU = 200.0  # below it µ is next to nothing, and an error relative to it means little
 
 _LEVEL_WORDS = {
     Level.SOUND: ("sound", "✓", "Fine"),
@@ -149,7 +200,9 @@ def _page(content: ReportContent, gallery: Gallery) -> str:
         severity_words=_SEVERITY_WORDS,
         gallery=gallery,
         accuracy=None if content.evaluation is None else _accuracy_table(content.evaluation),
-        literature=SOURCE,
+        region=None if content.evaluation is None else _region_tables(content.evaluation),
+        literature=(SOURCE, SOURCE_2),
+        citations=CITATIONS if content.evaluation is not None else (),
         mu=_mu_table(content.mu_table, content.convention),
         methods=methods_paragraph(content),
         has_provenance=any((content.sources, content.steps, content.timings_s, content.versions)),
@@ -216,6 +269,81 @@ def _accuracy_table(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _region_tables(evaluation: Evaluation) -> dict[str, Any]:
+    """What is measured once over all masks: bone, classes, lines of response, tissue by tissue."""
+    bone, lines = evaluation.bone, evaluation.lines
+    head = any(row.mask == Anatomy.HEAD for row in evaluation.rows)
+    facts = [
+        (
+            "Bone surface, 95th percentile, mm",
+            "how far the surfaces of bone (300 HU) are apart, but for the worst twentieth (HD95)",
+            _number(bone.hd95_mm, ".1f"),
+            "",
+        ),
+        ("Bone surface, mean, mm", "the same on average", _number(bone.mean_surface_mm, ".2f"), ""),
+        (
+            "Bone overlap by k-means, Dice",
+            "bone as each image's own brightest of three classes, as paper 2",
+            _number(bone.kmeans_dice, ".3f"),
+            f"{KMEANS_DICE_HEAD.text} (head)" if head else "",
+        ),
+        *(
+            (
+                f"Overlap of {_CLASS_WORDS[name]}, Dice",
+                "by HU in both images; 1 is perfect",
+                _number(dice, ".3f"),
+                "",
+            )
+            for name, dice in evaluation.classes.items()
+            if name in _CLASS_WORDS
+        ),
+        (
+            "Attenuation along lines, mean error, %",
+            "of the factors a PET corrects its lines of response with: plus is too much",
+            _number(lines.mean_percent, "+.1f"),
+            "",
+        ),
+        (
+            "Attenuation along lines, absolute, %",
+            "mean; errors that cancel along a line do no harm to a PET",
+            _number(lines.mae_percent, ".1f"),
+            "",
+        ),
+        (
+            "Attenuation along lines, 95th percentile, %",
+            f"of the absolute error of {lines.lines} lines",
+            _number(lines.p95_percent, ".1f"),
+            "",
+        ),
+    ]
+    tissues = [
+        (
+            row.tissue.capitalize(),
+            _hu_limits(row.low_hu, row.below_hu),
+            [
+                f"{row.reference_ml:.0f}",
+                _number(row.volume_error_percent, "+.0f"),
+                _number(row.mean_error_hu, "+.0f"),
+                _number(row.mae_hu, ".0f"),
+                _number(100 * row.hu_share, ".0f"),
+                _number(row.mu_error_per_cm, "+.4f"),
+                _number(row.mu_error_percent, "+.1f") if row.low_hu >= -_AIRY_HU else "",
+                _number(100 * row.mu_share, ".0f"),
+            ],
+        )
+        for row in evaluation.tissues
+    ]
+    return {"facts": facts, "published": head, "tissues": tissues}
+
+
+def _hu_limits(low: float, below: float) -> str:
+    if not math.isfinite(low):
+        return f"up to {_number(math.floor(below), '.0f')} HU"
+    if not math.isfinite(below):
+        return f"from {_number(low, '.0f')} HU"
+    return f"{_number(math.ceil(low), '.0f')} to {_number(below, '.0f')} HU"
+
+
 def _extent(row: MaskFigures) -> str:
     missing = row.unscanned_voxels / max(1, row.voxels + row.unscanned_voxels)
     text = f"{row.volume_ml:.0f} ml"
@@ -272,7 +400,11 @@ def methods_paragraph(content: ReportContent) -> str:
         cut = " within the field of the reference scan" if content.evaluation.scanned_only else ""
         sentences.append(
             f"Errors are synthetic minus reference, evaluated{cut} in the masks {masks}; bone is "
-            "300 HU or more."
+            "300 HU or more (paper 1). MAE, bone Jaccard coefficient and relative MAE of µ are "
+            "defined as in paper 1, PSNR, mean SSIM, correlation and k-means Dice as in paper 2, "
+            "SSIM as in SynthRAD 2023 and MS-SSIM as in SynthRAD 2025. Attenuation along lines of "
+            f"response was compared on {content.evaluation.lines.lines} parallel lines in axial "
+            "planes."
         )
     return " ".join(sentences)
 

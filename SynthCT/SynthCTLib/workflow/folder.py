@@ -108,6 +108,9 @@ class JobFolder:
             if not path.exists():
                 raise InputError(f"There is no file {path} (input {slot}): check its name.")
             self._check_hash(slot, entry, path)
+        for name, path in self.request.options.masks.items():
+            if not path.exists():
+                raise InputError(f"There is no file {path} (mask {name}): check its name.")
 
     def _check_hash(self, slot: Slot, entry: InputFile, path: Path) -> None:
         if entry.sha256 and path.is_file() and sha256_of(path) != entry.sha256:

@@ -14,6 +14,8 @@ from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role, Unit
 
+MASK_NAME = r"^[a-z][a-z0-9_]{0,31}$"
+OWN_MASKS = frozenset({"head", "body", "skull", "bone", "soft_tissue", "air", "brain", "scanned"})
 SUBJECT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
@@ -56,7 +58,8 @@ class Options(_Part):
     ``registration``: how a reference CT is brought onto the synthetic CT's grid, unless
     ``transform`` names a file with the transform (points of the MR to points of the CT, LPS mm).
     ``anatomy``: None takes the model's. ``threads``: None takes all cores.
-    ``cache_dir``: a folder that outlives the job, None for none.
+    ``cache_dir``: a folder that outlives the job, None for none. ``masks``: further masks to
+    evaluate in, by name, each a file in the frame of the synthetic CT.
     """
 
     registration: Literal["rigid", "none"] = "rigid"
@@ -70,6 +73,14 @@ class Options(_Part):
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     cache_dir: Path | None = None
     keep_work: bool = False
+    masks: dict[Annotated[str, Field(pattern=MASK_NAME)], Path] = {}
+
+    @model_validator(mode="after")
+    def _masks_are_new(self) -> Options:
+        taken = sorted(OWN_MASKS & set(self.masks))
+        if taken:
+            raise ValueError(f"the mask {taken[0]} is made by SynthCT: give yours another name")
+        return self
 
 
 class JobRequest(_Part):

@@ -20,6 +20,7 @@ from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
 from SynthCTLib.imaging.masks import (
     air_mask,
     body_contour,
+    brain_mask,
     head_field_of_view,
     head_mask,
     skull_mask,
@@ -48,7 +49,7 @@ from SynthCTLib.registration import (
 from SynthCTLib.report import write_report
 from SynthCTLib.synthesis.registry import Machine, default_card, find_card, open_model
 from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
-from SynthCTLib.volume import Role, Step, Volume
+from SynthCTLib.volume import Grid, Role, Step, Volume
 from SynthCTLib.workflow.device import choose_device
 from SynthCTLib.workflow.folder import JobFolder
 from SynthCTLib.workflow.outcome import Outcome, report_content, result_record
@@ -214,6 +215,12 @@ def compare(
     outcome.volumes["reference_ct"] = moved
     outcome.volumes["masks/scanned"] = scanned
     masks = tissue_masks(moved, region, anatomy)
+    if anatomy == Anatomy.HEAD:
+        try:
+            masks["masks/brain"] = brain_mask(moved, region)
+        except InputError as error:
+            progress.note(f"Nothing is said of the brain alone: {error}")
+    masks.update(given_masks(job, grid, progress))
     outcome.volumes.update(masks)
     progress.stage("Computing the figures", 0.25)
     # Nothing is claimed outside the coverage, so nothing is judged there: the report says how much.
@@ -271,6 +278,22 @@ def tissue_masks(ct: Volume, region: Volume, anatomy: Anatomy) -> dict[str, Volu
         "masks/soft_tissue": soft_tissue_mask(ct, region),
         "masks/air": air_mask(ct, region),
     }
+
+
+def given_masks(job: JobFolder, grid: Grid, progress: Progress) -> dict[str, Volume]:
+    """The masks that the request names, on a grid. Raises InputError where none of one is there."""
+    masks = {}
+    for name, path in job.request.options.masks.items():
+        mask = read_volume(path, Role.MASK)
+        if not mask.grid.matches(grid):
+            progress.note(f"The mask {name} was put on the grid of the synthetic CT.")
+            mask = resample(mask, grid, interpolator=Interpolator.NEAREST)
+        if not (mask.array > 0).any():
+            raise InputError(
+                f"The mask {name} ({path}) holds no voxel of the synthetic CT: check its frame."
+            )
+        masks[f"masks/{name}"] = mask.mask(mask.array > 0)
+    return masks
 
 
 def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) -> None:

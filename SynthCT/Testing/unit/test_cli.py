@@ -82,6 +82,39 @@ def test_evaluating_a_ct_against_itself_finds_no_error(limb_job: Path, tmp_path:
     assert next(r for r in rows if r["mask"] == "body")["dice_bone"] > 0.99
 
 
+def test_a_given_mask_gets_a_row(limb_job: Path, tmp_path: Path) -> None:
+    ct = limb_job / "reference_ct.nii.gz"
+    pair = ("--reference", ct, "--synthetic", limb_job / "ct.nii.gz", "--anatomy", "body")
+    lesion = limb_job / "masks" / "bone.nii.gz"
+    code = synthct(
+        "evaluate", *pair, "--registration", "none", "--mask", f"lesion={lesion}",
+        "-o", tmp_path / "e",
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads((tmp_path / "e" / "metrics.json").read_text())["evaluation"]["masks"]
+    figures = {row["mask"]: row for row in rows}
+    assert list(figures) == ["body", "bone", "soft_tissue", "air", "lesion"]
+    assert figures["lesion"]["voxels"] > 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        ("lesion", "is not NAME=FILE"),
+        ("lesion=/nowhere.nii.gz", "There is no file /nowhere.nii.gz (mask lesion)"),
+        ("skull=/nowhere.nii.gz", "the mask skull is made by SynthCT"),
+        ("My Mask=/nowhere.nii.gz", "options.masks"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_refused(
+    mask: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ("--reference", LIMB_CT, "--synthetic", LIMB_CT, "--anatomy", "body")
+    assert synthct("evaluate", *pair, "--mask", mask, "-o", tmp_path / "e") == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
 def test_worker_does_the_same_as_the_command_line(limb_job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     folder.mkdir()

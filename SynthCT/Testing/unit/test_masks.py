@@ -14,6 +14,7 @@ from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.masks import (
     air_mask,
     body_contour,
+    brain_mask,
     head_field_of_view,
     head_mask,
     skull_mask,
@@ -90,6 +91,38 @@ def rician(signal: np.ndarray, sigma: float) -> np.ndarray:
     random = np.random.default_rng(1)
     real, imaginary = random.normal(0, sigma, (2, *signal.shape))
     return np.hypot(signal + real, imaginary)
+
+
+@pytest.mark.parametrize("foramen_mm", [0.0, 22.0])
+def test_brain_is_what_the_skull_encloses(head: Head, foramen_mm: float) -> None:
+    z, y, x = world(head.whole.shape, SPACING_MM)
+    inside = np.sqrt((x / 65) ** 2 + (y / 80) ** 2 + ((z - 10) / 75) ** 2) < 0.85
+    hu = head.hu()
+    hu[(np.hypot(x, y - 30) < foramen_mm / 2) & (z < -20) & head.bone] = 40.0
+    volume = ct(hu)
+    found = brain_mask(volume, head_mask(volume)).array > 0
+    assert dice(found, inside & ~head.air) > 0.95
+    assert not (found & (hu >= 300)).any()
+
+
+def test_brain_does_not_depend_on_the_axes(head: Head) -> None:
+    volume = ct(head.hu())
+    expected = brain_mask(volume, head_mask(volume))
+    for code in ORIENTATIONS[:3]:
+        turned = volume.with_image(sitk.DICOMOrient(volume.image, code))
+        found = brain_mask(turned, head_mask(turned))
+        back = sitk.GetArrayFromImage(sitk.DICOMOrient(found.image, "LPS"))
+        assert np.array_equal(back, sitk.GetArrayFromImage(sitk.DICOMOrient(expected.image, "LPS")))
+
+
+def test_no_brain_without_a_skull_of_its_size(head: Head) -> None:
+    small = np.full((40, 40, 40), -1000.0)
+    small[5:35, 5:35, 5:35] = 40.0
+    volume = ct(small)
+    with pytest.raises(InputError, match="No brain is found"):
+        brain_mask(volume, volume.mask(small > -500))
+    with pytest.raises(InputError, match="needs HU"):
+        brain_mask(mr(head.signal()), ct(head.hu()).mask(head.whole))
 
 
 def test_head_is_filled_up_to_the_cut_and_keeps_its_ears(head: Head) -> None:
