@@ -273,10 +273,17 @@ def export(
     placeholders: Annotated[
         bool, typer.Option("--placeholders", help="DICOM: no patient's attributes.")
     ] = False,
+    to_pacs: Annotated[
+        str | None,
+        typer.Option(
+            help="DICOM: send to AET@HOST:PORT; repeated, it sends what is not there yet."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a finished job's images in the format that other software reads."""
+    from SynthCTLib.export.pacs import Pacs
     from SynthCTLib.workflow.exporting import ExportOptions, export_job
     from SynthCTLib.workflow.pet_grid import PetGrid
 
@@ -287,12 +294,18 @@ def export(
         centred=centred,
         patient_from=patient_from,
         placeholders=placeholders,
+        pacs=None if to_pacs is None else Pacs.parse(to_pacs),
         overwrite=overwrite,
     )
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
-        folder = export_job(job, output, options, screen.progress(is_cancelled))
+        done = export_job(job, output, options, screen.progress(is_cancelled))
     if not quiet:
-        typer.echo(f"Export ({format}): {folder}")
+        typer.echo(f"Export ({format}): {done.folder}")
+        if done.sending is not None:
+            typer.echo(
+                f"{to_pacs}: {done.sending.sent} objects sent, "
+                f"{done.sending.had_already} were there already."
+            )
 
 
 def _do_job(output: Path, content: dict[str, object], overwrite: bool, quiet: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.export.dicom_parametric import write_parametric_mu
@@ -20,7 +22,8 @@ from SynthCTLib.export.formats import Format
 from SynthCTLib.export.images import write_images
 from SynthCTLib.export.interfile import on_mmr_grid, upright, write_mmr, write_stir
 from SynthCTLib.export.origin import sidecar_of, write_sidecar
-from SynthCTLib.export.parcel import packing
+from SynthCTLib.export.pacs import Pacs, Sending, send
+from SynthCTLib.export.parcel import is_untouched, manifest_of, packing
 from SynthCTLib.progress import Progress
 from SynthCTLib.volume import Volume, sha256_of
 from SynthCTLib.workflow.finished import FinishedJob
@@ -37,8 +40,8 @@ class ExportOptions:
     ``pet_grid`` is where its µ-map goes. ``centred`` puts STIR's Interfile on the scanner's axis
     and gives up the patient's frame. DICOM objects belong to the patient, study and frame of
     reference of the job's source series; ``patient_from`` names the folder of another series to
-    take them from, ``placeholders`` takes nobody's. Raises InputError where an option means nothing
-    to the format.
+    take them from, ``placeholders`` takes nobody's. They are also sent to ``pacs``. Raises
+    InputError where an option means nothing to the format.
     """
 
     format: Format
@@ -46,6 +49,7 @@ class ExportOptions:
     centred: bool = False
     patient_from: Path | None = None
     placeholders: bool = False
+    pacs: Pacs | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +59,11 @@ class ExportOptions:
             raise InputError(
                 f"--patient-from and --placeholders are for DICOM and the format is {self.format}: "
                 "leave them out."
+            )
+        if self.pacs is not None and not self.format.is_dicom:
+            raise InputError(
+                f"A PACS takes DICOM and the format is {self.format}: use dicom, dicom-pm or "
+                "dicom-int, or leave --to-pacs out."
             )
         if self.format == Format.DICOM and self.pet_grid != PetGrid():
             raise InputError(
@@ -67,28 +76,82 @@ class ExportOptions:
             )
 
 
-def export_job(job_path: Path, folder: Path, options: ExportOptions, progress: Progress) -> Path:
-    """Write a finished job's images into a folder, in one format; returns the folder.
+@dataclass(frozen=True)
+class Exported:
+    """The folder of an export, and what went to a PACS (None where none was named)."""
 
-    The folder is there when all of it is written. Raises InputError when the job is not finished,
-    the µ-map does not fit the grid asked for or the folder is taken, OutputError when it cannot be
-    written.
+    folder: Path
+    sending: Sending | None = None
+
+
+def export_job(
+    job_path: Path, folder: Path, options: ExportOptions, progress: Progress
+) -> Exported:
+    """Write a finished job's images into a folder, in one format, and send them if a PACS is named.
+
+    The folder is there when all of it is written. With a PACS, a folder that holds this very export
+    already (of this job, with these options, unaltered) is not written anew: what the PACS lacks of
+    it is sent. Raises InputError when the job is not finished, the µ-map does not fit the grid
+    asked for or the folder is taken, OutputError when it cannot be written or not all was sent.
     """
-    progress.stage("Reading the job", 0.2)
+    part = progress.within("Exporting", 0.5) if options.pacs else progress
     job = FinishedJob.open(job_path)
     folder = folder.absolute()
-    if folder == job.path or folder in job.path.parents:
-        raise InputError(f"{folder} holds the job itself: name another folder for the export.")
-    facts = {
+    facts = _facts(job, options)
+    if options.pacs is None or options.overwrite or not _holds_already(folder, facts):
+        _export(job, folder, options, facts, part)
+    sending = None
+    if options.pacs is not None:
+        progress.stage("Sending", 0.5)
+        sending = send(folder, options.pacs, progress)
+    progress.update(1.0)
+    return Exported(folder, sending)
+
+
+def _facts(job: FinishedJob, options: ExportOptions) -> dict[str, Any]:
+    """What ``export.json`` says of an export, the same for the same request."""
+    grid = options.pet_grid
+    return {
         "schema_version": 1,
         "format": options.format.value,
         "subject": job.result.subject,
         "job_sha256": job.sha256,
+        "options": {
+            "grid": _path_hash(grid.pet),
+            "fwhm_mm": grid.fwhm_mm,
+            "hardware": [_path_hash(path) for path in grid.hardware],
+            "centred": options.centred,
+            "patient_from": _path_hash(options.patient_from),
+            "placeholders": options.placeholders,
+        },
     }
+
+
+def _path_hash(path: Path | None) -> str | None:
+    """Tells one path from another without showing it: names of patients may stand in it."""
+    return None if path is None else hashlib.sha256(str(path.absolute()).encode()).hexdigest()
+
+
+def _holds_already(folder: Path, facts: Mapping[str, Any]) -> bool:
+    manifest = manifest_of(folder)
+    if manifest is None or any(manifest.get(key) != value for key, value in facts.items()):
+        return False
+    return is_untouched(folder)
+
+
+def _export(
+    job: FinishedJob,
+    folder: Path,
+    options: ExportOptions,
+    facts: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    progress.stage("Reading the job", 0.2)
+    if folder == job.path or folder in job.path.parents:
+        raise InputError(f"{folder} holds the job itself: name another folder for the export.")
     with packing(folder, facts, overwrite=options.overwrite) as staged:
         _WRITERS[options.format](_Work(job, options, staged, progress))
     progress.update(1.0)
-    return folder
 
 
 @dataclass(frozen=True)
