@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from SynthCTLib.errors import MissingModel
+from SynthCTLib.errors import MissingModel, MissingPackage
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis.card import CARD_FILE, MODEL_NAME, ModelCard, read_card
 from SynthCTLib.synthesis.synthesizer import Synthesizer
@@ -81,13 +81,22 @@ def verify(card: ModelCard) -> tuple[Path, ...]:
 
 
 def open_model(name: str, machine: Machine) -> Synthesizer:
-    """Verify a model's files and build its synthesizer. Raises MissingModel."""
+    """Verify a model's files and build its synthesizer.
+
+    Raises MissingModel, or MissingPackage when its family needs a package that is not installed.
+    """
     card = find_card(name)
     verify(card)
     module = f"SynthCTLib.synthesis.{card.architecture.family}"
     try:
         family = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if error.name and not error.name.startswith("SynthCTLib"):
+            raise MissingPackage(
+                f"Model {name} needs the package {error.name}, which is not installed: install it"
+                f"{' (in Slicer: the extension PyTorch)' if error.name == 'torch' else ''}, or "
+                "choose another model."
+            ) from error
         if error.name != module:
             raise
         raise MissingModel(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from SynthCTLib.errors import InputError
+from SynthCTLib.errors import InputError, MissingPackage
 from SynthCTLib.progress import Progress
 
 
@@ -10,12 +10,20 @@ def choose_device(wanted: str, progress: Progress) -> str:
     """A torch device name for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     ``auto`` takes the first GPU where there is one. Raises InputError when the device that was
-    named is not there: the CPU is never taken in its place.
+    named is not there: the CPU is never taken in its place. Without torch ``auto`` is the CPU and
+    a named GPU raises MissingPackage.
     """
     if wanted == "cpu":
         return "cpu"
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if wanted == "auto":  # what does not need torch runs; a model that does says so
+            return "cpu"
+        raise MissingPackage(
+            f"The device {wanted} needs the package torch, which is not installed: install it, in "
+            "Slicer with the extension PyTorch, or use --device auto."
+        ) from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
         return "cuda:0" if count else "cpu"

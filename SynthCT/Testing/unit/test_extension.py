@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,47 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# What Slicer's Python bundles or .github/workflows/slicer.yml installs into it is not here.
+NOT_IN_SLICER = ("torch", "monai", "safetensors", "typer", "rich", "highdicom", "pynetdicom")
+IN_SLICER = """
+import sys
+
+class NotInSlicer:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInSlicer())
+from SynthCTLib.worker import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "code", "says"),
+    [
+        ("uniform-body", "STS_014/mr.nii.gz", 0, ""),
+        ("atlas-affine", "adult_t1_1.6mm_neck.nii.gz", 2, "needs the package torch"),
+    ],
+)
+def test_the_worker_needs_torch_only_for_models_that_do(
+    tmp_path: Path, model: str, sample: str, code: int, says: str
+) -> None:
+    mr = {"path": str(MODULE / "Resources" / "SampleData" / sample)}
+    options = {"bias_correction": False}
+    request = {"task": "mr-to-ct", "model": model, "inputs": {"mr": mr}, "options": options}
+    (tmp_path / "job.json").write_text(json.dumps(request))
+    script = IN_SLICER.format(packages=NOT_IN_SLICER)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(MODULE)},
+    )
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert (tmp_path / "result.json").exists() == (code == 0)
