@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from SynthCTLib.cli.screen import default_cache_folder
+from SynthCTLib.cli.screen import default_cache_folder, default_models_folder
 from SynthCTLib.errors import MissingModel
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.registry import list_models, verify
@@ -37,7 +37,10 @@ def doctor(
         "cache": str(cache),
         "cache_writable": os.access(there, os.W_OK),
         "cache_disk_free_gib": round(shutil.disk_usage(there).free / GIB, 1),
-        "models": {card.name: _state(card) for card in list_models()},
+        "models": {
+            card.name: _state(card) for card in list_models(models_dir=default_models_folder())
+        },
+        "own_models": str(default_models_folder()),
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))

@@ -11,7 +11,7 @@ import typer
 from SynthCTLib import __version__
 from SynthCTLib.cli import doctor, models
 from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
-from SynthCTLib.cli.screen import Screen, default_cache_folder
+from SynthCTLib.cli.screen import Screen, default_cache_folder, default_models_folder
 from SynthCTLib.errors import Cancelled, InputError
 from SynthCTLib.export.formats import Format
 from SynthCTLib.synthesis.synthesizer import Anatomy
@@ -91,7 +91,13 @@ def run(
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Named by the input if absent.")] = None,
     model: Annotated[str | None, typer.Option(help="See 'synthct models list'.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes networks: auto, torch or openvino.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of networks: auto, fp32, bf16 or fp16; kept within 2 HU of fp32.")
+    ] = "auto",
     convention: Convention = "carney-140",
     series: Series = None,
     transform: Transform = None,
@@ -102,6 +108,9 @@ def run(
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for atlases made once.")] = None,
+    models_folder: Annotated[
+        Path | None, typer.Option("--models", help="Folder of your own models.")
+    ] = None,
     overwrite: Overwrite = False,
     keep_work: Annotated[bool, typer.Option(help="Keep intermediate files.")] = False,
     quiet: Quiet = False,
@@ -133,8 +142,11 @@ def run(
                 "convention": convention,
                 "anatomy": anatomy,
                 "device": device,
+                "engine": engine,
+                "precision": precision,
                 "threads": threads,
                 "cache_dir": cache or default_cache_folder(),
+                "models_dir": models_folder or default_models_folder(),
                 "keep_work": keep_work,
             },
         },

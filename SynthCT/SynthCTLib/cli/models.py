@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from SynthCTLib.cli.screen import default_models_folder
 from SynthCTLib.synthesis.registry import find_card, list_models, verify
 from SynthCTLib.synthesis.task import Task
 
 app = typer.Typer(no_args_is_help=True, help="List, show and verify the models.")
+Folder = Annotated[
+    Path | None, typer.Option("--models", help="Folder of your own models.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -20,9 +25,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_command(
     task: Annotated[Task | None, typer.Option(help="Only models of this task.")] = None,
     as_json: Json = False,
+    models: Folder = None,
 ) -> None:
     """List the models, the default of each task first."""
-    cards = list_models(task)
+    cards = list_models(task, models or default_models_folder())
     if as_json:
         typer.echo(json.dumps([c.model_dump(mode="json") for c in cards], indent=2))
         return
@@ -34,10 +40,12 @@ def list_command(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of the model.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    as_json: Json = False,
+    models: Folder = None,
 ) -> None:
     """Show a model's card: data, measured accuracy, limits, what it was tested on."""
-    card = find_card(name)
+    card = find_card(name, models or default_models_folder())
     if as_json:
         typer.echo(card.model_dump_json(indent=2))
         return
@@ -59,8 +67,10 @@ def show(
 @app.command("verify")
 def verify_command(
     name: Annotated[str | None, typer.Argument(help="Name of the model; all if absent.")] = None,
+    models: Folder = None,
 ) -> None:
     """Check that every file of the models is there and unaltered (SHA-256)."""
-    for card in [find_card(name)] if name else list_models():
+    folder = models or default_models_folder()
+    for card in [find_card(name, folder)] if name else list_models(models_dir=folder):
         files = verify(card)
         typer.echo(f"{card.name}: {len(files)} files, all sound")

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -50,3 +50,28 @@ def build_network(name: str, settings: Mapping[str, Any]) -> torch.nn.Module:
         ) from error
     network: torch.nn.Module = module.build(checked)
     return network
+
+
+class ContextNetwork(Protocol):
+    """What a network may offer besides ``forward(patch)``: a coarse view of the whole, seen once.
+
+    ``context`` takes the whole volume averaged over cubes of ``context_pooling`` voxels, (N, C, z,
+    y, x), and gives features with the same spatial shape. ``fine`` takes a patch and the features
+    cropped to where the patch lies. Corners of patches are multiples of 8 voxels, sides of the
+    volume and of patches multiples of 16, so that nothing is interpolated.
+    """
+
+    context_pooling: int
+
+    def context(self, coarse: torch.Tensor) -> torch.Tensor:
+        """Features of the whole."""
+        ...
+
+    def fine(self, patch: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The answer for a patch, given the features around it."""
+        ...
+
+
+def has_context(network: object) -> bool:
+    """Whether a network looks at a coarse view of the whole first: :class:`ContextNetwork`."""
+    return all(hasattr(network, name) for name in ("context", "fine", "context_pooling"))

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from SynthCTLib.errors import MissingModel
 from SynthCTLib.imaging.gate import TestedRange
+from SynthCTLib.resources import resource
 from SynthCTLib.synthesis.task import Task
 
 CARD_FILE = "card.yaml"
 MODEL_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+# Names joined by "/", none of them beginning with a dot: it cannot lead out of its folder.
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 
 
 class _Part(BaseModel):
@@ -62,12 +65,20 @@ class ModelCard(_Part):
     measured_accuracy: tuple[Measurement, ...]
     limits: tuple[str, ...]
     tested: TestedRange
-    files: dict[str, str] = {}
+    files: dict[Annotated[str, Field(pattern=FILE_NAME)], str] = {}
     citation: tuple[str, ...]
+    _root: Path = PrivateAttr(default_factory=resource)
+
+    def file(self, name: str) -> Path:
+        """Where a file that the card names lies: under Resources, or in a user's model folder."""
+        return self._root.joinpath(*name.split("/"))
 
 
-def read_card(folder: Path) -> ModelCard:
-    """Read and check the card of a model folder. Raises MissingModel with the reason."""
+def read_card(folder: Path, root: Path | None = None) -> ModelCard:
+    """Read and check the card of a model folder. Raises MissingModel with the reason.
+
+    ``root``: the folder that the file names on the card start from; Resources if absent.
+    """
     path = folder / CARD_FILE
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -83,4 +94,6 @@ def read_card(folder: Path) -> ModelCard:
         raise MissingModel(
             f"The model card {path} names itself {card.name}: rename the folder or the model."
         )
+    if root is not None:
+        card._root = root
     return card

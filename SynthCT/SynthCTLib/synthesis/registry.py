@@ -1,8 +1,9 @@
 """Which models there are, and how one is opened.
 
-A model is a folder with a ``card.yaml`` under ``Resources/Models``. Its card names the family, a
-module of this package with a function ``build(card, folder, resources) -> Synthesizer``, imported
-only when the model is opened. A new model needs one new folder and no change here.
+A model is a folder with a ``card.yaml`` under ``Resources/Models``, or under the user's own models
+folder. Its card names the family, a module of this package with a function
+``build(card, machine) -> Synthesizer``, imported only when the model is opened. A new model needs
+one new folder and no change here. A user's model cannot take the name of a shipped one.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from SynthCTLib.volume import sha256_of
 
 @dataclass(frozen=True)
 class Machine:
-    """What a model may use: torch device, threads, and a folder that outlives the run (or None)."""
+    """What a model may use: torch device, threads, and folders.
+
+    ``cache_dir`` outlives the run (None for none); ``models_dir`` holds the user's own models.
+    ``engine`` and ``precision`` are names of :mod:`SynthCTLib.synthesis.engines`.
+    """
 
     device: str = "cpu"
     threads: int = 2
     cache_dir: Path | None = None
+    models_dir: Path | None = None
+    engine: str = "auto"
+    precision: str = "auto"
 
 
 def models_folder() -> Path:
@@ -34,21 +42,38 @@ def models_folder() -> Path:
     return resource("Models")
 
 
-def list_models(task: Task | None = None) -> tuple[ModelCard, ...]:
-    """The cards of all models, or of one task, the task's default first, then by name."""
-    folders = sorted(p.parent for p in models_folder().glob(f"*/{CARD_FILE}"))
-    cards = [read_card(folder) for folder in folders]
+def list_models(task: Task | None = None, models_dir: Path | None = None) -> tuple[ModelCard, ...]:
+    """The cards of all models, or of one task, the task's default first, then by name.
+
+    ``models_dir``: the user's own models, or None. Raises MissingModel when one of them has the
+    name of a shipped model, or a card is wrong.
+    """
+    cards = [_shipped(name) for name in _names(models_folder())]
+    shipped = {card.name for card in cards}
+    for name in _names(models_dir):
+        card = _own(name, models_dir)
+        if name in shipped:
+            raise MissingModel(
+                f"Your model {name} has the name of one that ships with SynthCT: "
+                f"rename or remove the folder {models_dir}/{name}."
+            )
+        cards.append(card)
     chosen = [c for c in cards if task is None or c.task == task]
     return tuple(sorted(chosen, key=lambda c: (c.task, not c.default, c.name)))
 
 
-def find_card(name: str) -> ModelCard:
-    """The card of a model by name. Raises MissingModel, naming those there are."""
-    folder = models_folder() / name
-    if not re.match(MODEL_NAME, name) or not (folder / CARD_FILE).is_file():
-        known = ", ".join(c.name for c in list_models())
-        raise MissingModel(f"There is no model named {name!r}: choose one of {known}.")
-    return read_card(folder)
+def find_card(name: str, models_dir: Path | None = None) -> ModelCard:
+    """The card of a model by name. Raises MissingModel, naming those there are.
+
+    A shipped model wins over a user's own of the same name.
+    """
+    if re.match(MODEL_NAME, name):
+        if name in _names(models_folder()):
+            return _shipped(name)
+        if name in _names(models_dir):
+            return _own(name, models_dir)
+    known = ", ".join([*_names(models_folder()), *_names(models_dir)])
+    raise MissingModel(f"There is no model named {name!r}: choose one of {known}.")
 
 
 def default_card(task: Task) -> ModelCard:
@@ -62,19 +87,19 @@ def default_card(task: Task) -> ModelCard:
 def verify(card: ModelCard) -> tuple[Path, ...]:
     """Check that every file the card names is there, unaltered, and return the files.
 
-    Raises MissingModel naming the first that is not. Paths on the card are relative to Resources.
+    Raises MissingModel naming the first that is not.
     """
     files = []
     for name, expected in card.files.items():
-        path = resource(*name.split("/"))
+        path = card.file(name)
         if not path.is_file():
             raise MissingModel(
-                f"Model {card.name} needs {name}, which is not installed: reinstall SynthCT."
+                f"Model {card.name} needs {name}, which is not installed: reinstall it."
             )
         if sha256_of(path) != expected:
             raise MissingModel(
                 f"The file {name} of model {card.name} is not the published one (SHA-256 differs): "
-                "reinstall SynthCT."
+                "reinstall it."
             )
         files.append(path)
     return tuple(files)
@@ -85,7 +110,7 @@ def open_model(name: str, machine: Machine) -> Synthesizer:
 
     Raises MissingModel, or MissingPackage when its family needs a package that is not installed.
     """
-    card = find_card(name)
+    card = find_card(name, machine.models_dir)
     verify(card)
     module = f"SynthCTLib.synthesis.{card.architecture.family}"
     try:
@@ -105,3 +130,24 @@ def open_model(name: str, machine: Machine) -> Synthesizer:
         ) from error
     synthesizer: Synthesizer = family.build(card, machine)
     return synthesizer
+
+
+def _names(folder: Path | None) -> list[str]:
+    """The names of the models in a folder."""
+    return [] if folder is None else sorted(p.parent.name for p in folder.glob(f"*/{CARD_FILE}"))
+
+
+def _shipped(name: str) -> ModelCard:
+    return read_card(models_folder() / name, resource())
+
+
+def _own(name: str, models_dir: Path | None) -> ModelCard:
+    """A user's own model: it is never the default, and its files lie in its folder."""
+    assert models_dir is not None
+    card = read_card(models_dir / name, models_dir / name)
+    if card.default:
+        raise MissingModel(
+            f"Your model {name} calls itself a default on its card: set default to false, and "
+            "choose it with --model."
+        )
+    return card

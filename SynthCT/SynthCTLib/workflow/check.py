@@ -33,7 +33,11 @@ def check_job(job: JobFolder, is_cancelled: Callable[[], bool]) -> Path:
     request = job.request
     card = None
     if request.task is not None:
-        card = find_card(request.model) if request.model else default_card(request.task)
+        card = (
+            find_card(request.model, request.options.models_dir)
+            if request.model
+            else default_card(request.task)
+        )
     source = None if request.task is None else Slot(request.task.input_role.value)
     found: list[tuple[Slot, Finding]] = []
     volumes: dict[Slot, Volume] = {}

@@ -7,11 +7,11 @@ from SynthCTLib.progress import Progress
 
 
 def choose_device(wanted: str, progress: Progress) -> str:
-    """A torch device name for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """A torch device name for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
 
-    ``auto`` takes the first GPU where there is one. Raises InputError when the device that was
-    named is not there: the CPU is never taken in its place. Without torch ``auto`` is the CPU and
-    a named GPU raises MissingPackage.
+    ``auto`` takes the first CUDA GPU where there is one, else the CPU. Raises InputError when the
+    device that was named is not there: the CPU is never taken in its place. Without torch ``auto``
+    is the CPU and a named GPU raises MissingPackage.
     """
     if wanted == "cpu":
         return "cpu"
@@ -24,6 +24,11 @@ def choose_device(wanted: str, progress: Progress) -> str:
             f"The device {wanted} needs the package torch, which is not installed: install it, in "
             "Slicer with the extension PyTorch, or use --device auto."
         ) from error
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("The device mps is not there: use --device cpu or auto.")
+        progress.note("Computing on Apple's GPU (mps).")
+        return "mps"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
         return "cuda:0" if count else "cpu"

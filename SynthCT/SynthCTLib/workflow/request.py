@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.synthesis.card import MODEL_NAME
+from SynthCTLib.synthesis.engines import EngineName, Precision
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role, Unit
@@ -58,8 +59,10 @@ class Options(_Part):
     ``registration``: how a reference CT is brought onto the synthetic CT's grid, unless
     ``transform`` names a file with the transform (points of the MR to points of the CT, LPS mm).
     ``anatomy``: None takes the model's. ``threads``: None takes all cores.
-    ``cache_dir``: a folder that outlives the job, None for none. ``masks``: further masks to
-    evaluate in, by name, each a file in the frame of the synthetic CT.
+    ``engine`` and ``precision``: of a network, see ``synthesis.engines``.
+    ``cache_dir``: a folder that outlives the job, None for none. ``models_dir``: the folder of the
+    user's own models, None for none. ``masks``: further masks to evaluate in, by name, each a file
+    in the frame of the synthetic CT.
     """
 
     registration: Literal["rigid", "none"] = "rigid"
@@ -69,9 +72,12 @@ class Options(_Part):
     convention: str = "carney-140"
     head_field_mm: Annotated[float, Field(gt=50, le=400)] = 170.0
     anatomy: Anatomy | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    engine: EngineName = EngineName.AUTO
+    precision: Precision = Precision.AUTO
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     cache_dir: Path | None = None
+    models_dir: Path | None = None
     keep_work: bool = False
     masks: dict[Annotated[str, Field(pattern=MASK_NAME)], Path] = {}
 

@@ -97,7 +97,11 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     """From the input to the synthetic image, its µ-map and, with a reference, its evaluation."""
     request, options = job.request, job.request.options
     assert request.task is not None
-    card = find_card(request.model) if request.model else default_card(request.task)
+    card = (
+        find_card(request.model, options.models_dir)
+        if request.model
+        else default_card(request.task)
+    )
     if card.task != request.task:
         raise InputError(
             f"Model {card.name} does {card.task}, not {request.task}: choose another model."
@@ -121,7 +125,15 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     if source.role == Role.MR and options.bias_correction:
         prepared = correct_bias(source, progress=progress.within("Correcting the bias field", 0.08))
 
-    model = open_model(card.name, Machine(device, _threads(request), options.cache_dir))
+    machine = Machine(
+        device,
+        _threads(request),
+        options.cache_dir,
+        options.models_dir,
+        options.engine,
+        options.precision,
+    )
+    model = open_model(card.name, machine)
     made: Synthesis = model.synthesize(
         {source.role: prepared}, progress.within(f"Synthesising with {card.name}", 0.6)
     )

@@ -1,0 +1,460 @@
+"""Patchwise synthesis: a 3D network slides over the MR.
+
+The MR is brought onto a grid of the network's own (LPS, 1 mm), cut out around the head, prepared
+as in training, and predicted patch by patch with Gaussian weights (Paper 1, section 3.3). The
+answer is resampled onto exactly the grid of the input. Several sets of weights (folds) and mirrored
+passes are averaged; their spread is the uncertainty.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field
+
+from SynthCTLib.errors import InputError, MissingModel, MissingPackage
+from SynthCTLib.networks import build_network
+from SynthCTLib.progress import Progress
+from SynthCTLib.synthesis.engines import (
+    Engine,
+    EngineName,
+    NotConvertible,
+    OutOfMemory,
+    Precision,
+    choose_engine,
+    choose_precision,
+    open_engine,
+)
+from SynthCTLib.synthesis.preparation import Preparation, prepare
+from SynthCTLib.synthesis.registry import Machine
+from SynthCTLib.synthesis.settings import settings_of
+from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
+from SynthCTLib.synthesis.weights import load_weights
+from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, slide
+from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
+from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+# The lower precision is taken where it changes the CT of the head by less than this in the mean.
+PRECISION_LIMIT_HU = 2.0
+AXES = "zyx"
+
+
+@dataclass(frozen=True)
+class Output:
+    """From the network's number y to HU: scale * y + offset, kept between low and high.
+
+    ``spread_scale``: factor from the standard deviation of the passes to the stated uncertainty.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float = AIR_HU
+    high: float = 3000.0
+    spread_scale: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class PatchwiseSettings:
+    """What the model card states.
+
+    ``weights``: safetensors files, one for each fold; the card's ``files`` holds their hashes.
+    ``window`` is in the network's array order: z, y, x with x to the left and y to posterior
+    (``lps-zyx``), or x, y, z with x to the right and y to anterior (``ras-xyz``). ``mirror``: axes
+    (x, y, z) along which the head is also predicted mirrored. ``region``: what is cut out and kept,
+    with ``crop_margin_mm`` around it for the network to see and ``keep_margin_mm`` in the answer.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    network: str
+    weights: Annotated[tuple[str, ...], Field(min_length=1)]
+    window: Window
+    network_settings: dict[str, Any] = field(default_factory=dict)
+    preparation: Preparation = field(default_factory=Preparation)
+    output: Output = field(default_factory=Output)
+    axes: Literal["lps-zyx", "ras-xyz"] = "lps-zyx"
+    mirror: tuple[Literal["x", "y", "z"], ...] = ()
+    region: Region = Region.HEAD
+    working_mm: Annotated[float, Field(gt=0)] = 1.0
+    crop_margin_mm: Annotated[float, Field(ge=0)] = 12.0
+    keep_margin_mm: Annotated[float, Field(ge=0)] = 3.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One prediction of the whole: a fold, and the axes (of z, y, x) along which it is mirrored."""
+
+    weights: str
+    mirrored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is computed at once, and where."""
+
+    device: str
+    patch: Shape
+    batch: int
+
+
+def lighter(load: Load, full: Load) -> Load | None:
+    """The next lighter load: half the batch, then half the patch, then the CPU; None at the end."""
+    if load.batch > 1:
+        return Load(load.device, load.patch, load.batch // 2)
+    z, y, x = (max(min(side, SMALLEST_SIDE), -(-side // 32) * 16) for side in load.patch)
+    if (z, y, x) != load.patch:
+        return Load(load.device, (z, y, x), 1)
+    return Load("cpu", full.patch, 1) if load.device != "cpu" else None
+
+
+class PatchwiseSynthesizer:
+    """Pseudo-CT of an MR by a network that slides over it."""
+
+    def __init__(self, card: ModelCard, settings: PatchwiseSettings, machine: Machine) -> None:
+        self.card = card
+        self.settings = settings
+        self.machine = machine
+        self.engine_name = choose_engine(EngineName(machine.engine), machine.device)
+
+    def synthesize(self, inputs: Mapping[Role, Volume], progress: Progress) -> Synthesis:
+        """Predict the CT.
+
+        Returns the CT on the MR's grid (HU, -1000 outside the head), the coverage (where the MR was
+        scanned) and, of several passes, their standard deviation (HU) as uncertainty. Raises
+        InputError when there is no head, or no memory for the smallest patch.
+        """
+        settings = self.settings
+        source = input_of(inputs, self.card.task.input_role, self.card)
+        progress.stage("Finding the head", 0.08)
+        patch = settings.window.patch
+        work = view_of(
+            source,
+            settings.region,
+            settings.working_mm,
+            settings.crop_margin_mm,
+            settings.keep_margin_mm,
+            patch if settings.axes == "lps-zyx" else patch[::-1],
+        )
+        progress.stage("Preparing", 0.04)
+        canvas = prepare(work.mr, work.scanned, work.region, settings.preparation)
+        computed = self._compute(
+            self._turned(canvas),
+            self._turned(work.region),
+            self._turned(work.kept),
+            progress.within("Predicting", 0.75),
+        )
+        progress.stage("Back onto the grid of the MR", 0.13)
+        return self._answer(source, work, computed, progress)
+
+    def _turned(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A view in the axes of the network, of an array in those of the body; and the way back."""
+        if self.settings.axes == "lps-zyx":
+            return array
+        flipped = array[..., ::-1, ::-1]  # y and x: LPS to RAS
+        lead = tuple(range(array.ndim - 3))
+        return flipped.transpose(*lead, array.ndim - 1, array.ndim - 2, array.ndim - 3)
+
+    def _turned_back(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.settings.axes == "lps-zyx":
+            return array
+        return array.transpose(2, 1, 0)[:, ::-1, ::-1]
+
+    def _compute(self, canvas: Array, region: Mask, kept: Mask, progress: Progress) -> _Computed:
+        """All passes, with less at once each time that the memory does not suffice."""
+        window = self.settings.window
+        batch = 1 if self.machine.device == "cpu" else window.batch
+        load = full = Load(self.machine.device, window.patch, batch)
+        engine = self.engine_name
+        said: list[str] = []
+        while True:
+            try:
+                run = _Run(self, canvas, region, kept, load, engine, said)
+                return run.all_passes(progress)
+            except OutOfMemory as error:
+                less = lighter(load, full)
+                if less is None:
+                    raise InputError(
+                        f"The memory does not suffice for model {self.card.name}, not even for "
+                        f"one patch of {_size(load.patch)} voxels: close other programs, or take "
+                        "another model."
+                    ) from error
+                said.append(
+                    f"The memory of {load.device} did not suffice for {load.batch} patches of "
+                    f"{_size(load.patch)} voxels at once: going on with {less.batch} of "
+                    f"{_size(less.patch)} on {less.device}."
+                )
+                load = less
+            except NotConvertible as error:
+                if self.machine.engine != EngineName.AUTO:
+                    raise InputError(
+                        f"{error}: choose the engine torch for model {self.card.name}."
+                    ) from error
+                said.append(f"{error}: computing with torch.")
+                engine = EngineName.TORCH
+            progress.note(said[-1])
+
+    def passes(self) -> tuple[Pass, ...]:
+        """All combinations of folds and mirrors."""
+        mirrors: list[tuple[str, ...]] = [()]
+        for axis in dict.fromkeys(self.settings.mirror):
+            mirrors += [(*mirror, axis) for mirror in mirrors]
+        return tuple(Pass(w, m) for w in self.settings.weights for m in mirrors)
+
+    def open_network(self, weights: str) -> torch.nn.Module:
+        """The network with the weights of one fold, float32 on the CPU."""
+        settings = self.settings
+        try:
+            network = build_network(settings.network, settings.network_settings)
+        except InputError as error:
+            raise MissingModel(f"Model {self.card.name} cannot be built: {error}") from error
+        load_weights(network, self.card.file(weights), self.card.name)
+        return network
+
+    def _answer(
+        self, source: Volume, work: WorkingView, computed: _Computed, progress: Progress
+    ) -> Synthesis:
+        step = Step(
+            "synthesize",
+            {"model": self.card.name, "version": self.card.version, **asdict(self.settings)},
+        )
+        hu = self._turned_back(computed.hu)
+        hu = np.where(work.kept, hu, np.float32(AIR_HU))
+        ct = work.onto_input(hu, AIR_HU, cubic=True)
+        progress.update(0.5)
+        volume = source.with_array(ct, role=Role.CT, unit=Unit.HU, step=step)
+        del ct, hu
+        uncertainty = None
+        if computed.spread is not None:
+            sd = np.where(work.kept, self._turned_back(computed.spread), np.float32(0))
+            uncertainty = source.with_array(
+                work.onto_input(sd, 0.0, cubic=False), role=Role.UNCERTAINTY, step=step
+            )
+        coverage = source.with_array(
+            np.ones(source.array.shape, np.uint8), role=Role.MASK, unit=Unit.ARBITRARY, step=step
+        )
+        progress.update(1.0)
+        facts = {**computed.facts, "working_grid": [*work.grid.size], "spacing_mm": work.spacing_mm}
+        return Synthesis(volume, coverage, uncertainty, facts)
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """Mean and standard deviation of the passes (HU) on the canvas, and how they came about."""
+
+    hu: Array
+    spread: Array | None
+    facts: Mapping[str, Any]
+
+
+class _Run:
+    """All passes over one canvas at one load."""
+
+    def __init__(
+        self,
+        model: PatchwiseSynthesizer,
+        canvas: Array,
+        region: Mask,
+        kept: Mask,
+        load: Load,
+        engine_name: EngineName,
+        said: Sequence[str],
+    ) -> None:
+        self.model, self.canvas, self.region, self.kept = model, canvas, region, kept
+        self.load, self.said = load, list(said)
+        self.engine_name = engine_name
+        z, y, x = canvas.shape[1:]
+        self.tiling = Tiling((z, y, x), load.patch, model.settings.window.overlap)
+        self.precision: Precision | None = None
+        self.change_hu: float | None = None
+
+    def all_passes(self, progress: Progress) -> _Computed:
+        """Predict, average, and tell."""
+        began = time.monotonic()
+        passes = self.model.passes()
+        count = self.tiling.count(self.kept)
+        moments = _Moments(self.kept.shape, len(passes))
+        done = 0
+        for engine, mirrored in self._engines(passes, progress):
+            flips = tuple(self._axis(axis) for axis in mirrored)
+            canvas = np.flip(self.canvas, tuple(f + 1 for f in flips))
+            kept = np.flip(self.kept, flips)
+            engine.begin(canvas)
+            moments.next_pass()
+
+            def predict(
+                corners: Sequence[Corner], engine: Engine = engine, canvas: Array = canvas
+            ) -> Array:
+                nonlocal done
+                patches = np.stack([canvas[(slice(None), *self.tiling.block(c))] for c in corners])
+                made = self._hu(engine.predict(patches, corners))
+                done += len(corners)
+                progress.update(
+                    done / (count * len(passes)), f"patch {done} of {count * len(passes)}"
+                )
+                return made
+
+            def take(first: int, planes: Array, flips: tuple[int, ...] = flips) -> None:
+                moments.add(first, planes, flips)
+
+            progress.update(done / (count * len(passes)))
+            slide(self.tiling, kept, self.load.batch, predict, take)
+        moments.check(self.kept, self.model.card.name)
+        scale = self.model.settings.output.spread_scale
+        facts = {
+            "engine": str(self.engine_name),
+            "device": self.load.device,
+            "precision": str(self.precision),
+            "precision_change_hu": self.change_hu,
+            "patch": list(self.load.patch),
+            "overlap": self.model.settings.window.overlap,
+            "batch": self.load.batch,
+            "patches": count,
+            "passes": [
+                " ".join((p.weights, *(f"mirrored {a}" for a in p.mirrored))) for p in passes
+            ],
+            "canvas": list(self.tiling.canvas),
+            "prediction_s": round(time.monotonic() - began, 2),
+            "fallbacks": self.said,
+        }
+        return _Computed(moments.mean, moments.spread(scale), facts)
+
+    def _engines(
+        self, passes: Sequence[Pass], progress: Progress
+    ) -> Iterator[tuple[Engine, tuple[str, ...]]]:
+        """The engine of each pass; a network is opened once for all its mirrored passes."""
+        weights, engine = None, None
+        for one in passes:
+            if engine is None or one.weights != weights:
+                network = self.model.open_network(one.weights)
+                engine = self._open(network, progress)
+                weights = one.weights
+            yield engine, one.mirrored
+
+    def _open(self, network: torch.nn.Module, progress: Progress) -> Engine:
+        machine, device = self.model.machine, self.load.device
+        engine = open_engine(
+            self.engine_name, network, device, self.precision or Precision.FP32, machine.threads
+        )
+        if self.precision is None:
+            wanted = choose_precision(Precision(machine.precision), device)
+            if wanted == Precision.FP32:
+                self.precision = Precision.FP32
+            else:
+                engine = self._least_precise(engine, engine.at(wanted), progress)
+        return engine
+
+    def _least_precise(self, exact: Engine, quick: Engine, progress: Progress) -> Engine:
+        """The quick engine where its answer stays near that of fp32, in the fullest patch."""
+        corner = self.tiling.fullest(self.region)
+        block = self.tiling.block(corner)
+        patches = self.canvas[(slice(None), *block)][np.newaxis]
+        inside = self.region[block]
+        answers = []
+        for engine in (exact, quick):
+            engine.begin(self.canvas)
+            answers.append(self._hu(engine.predict(patches, [corner]))[0][inside])
+            progress.check()
+        change = float(np.abs(answers[1] - answers[0]).mean()) if inside.any() else 0.0
+        self.change_hu = round(change, 3) if np.isfinite(change) else None
+        if change <= PRECISION_LIMIT_HU:  # not a number is not near
+            self.precision = quick.precision
+            return quick
+        self.precision = exact.precision
+        self.said.append(
+            f"In {quick.precision} the CT changes by {change:.1f} HU in the mean, more than "
+            f"{PRECISION_LIMIT_HU:g}: computed in {exact.precision}."
+        )
+        progress.note(self.said[-1])
+        return exact
+
+    def _hu(self, values: Array) -> Array:
+        out = self.model.settings.output
+        hu = values * np.float32(out.scale) + np.float32(out.offset)
+        kept: Array = np.clip(hu, np.float32(out.low), np.float32(out.high))
+        return kept
+
+    def _axis(self, name: str) -> int:
+        """The array axis of the network that runs along x, y or z."""
+        order = AXES if self.model.settings.axes == "lps-zyx" else AXES[::-1]
+        return order.index(name)
+
+
+class _Moments:
+    """Running mean and squared deviations over passes (Welford): memory for two volumes."""
+
+    def __init__(self, shape: tuple[int, ...], passes: int) -> None:
+        self.mean = np.zeros(shape, np.float32)
+        self.squares = np.zeros(shape, np.float32) if passes > 1 else None
+        self.seen = 0
+
+    def next_pass(self) -> None:
+        """Begin a pass over all planes."""
+        self.seen += 1
+
+    def add(self, first: int, planes: Array, flips: tuple[int, ...]) -> None:
+        """Count planes of the (mirrored) volume in, from an index along its first axis on."""
+        block = slice(first, first + planes.shape[0])
+        mean = np.flip(self.mean, flips)[block]
+        delta = planes - mean
+        mean += delta / np.float32(self.seen)
+        if self.squares is not None:
+            np.flip(self.squares, flips)[block] += delta * (planes - mean)
+
+    def spread(self, scale: float) -> Array | None:
+        """Standard deviation of the passes times a factor; None of a single pass."""
+        if self.squares is None:
+            return None
+        variance = self.squares / np.float32(self.seen - 1)
+        spread: Array = np.sqrt(np.maximum(variance, 0)) * np.float32(scale)
+        return spread
+
+    def check(self, kept: Mask, model: str) -> None:
+        """Raise InputError when the network gave something that is not a number."""
+        if not np.isfinite(self.mean[kept]).all():
+            raise InputError(
+                f"Model {model} gave values that are not numbers: check the MR for extreme "
+                "values, and choose the precision fp32."
+            )
+
+
+def _size(patch: Shape) -> str:
+    return " x ".join(str(side) for side in patch)
+
+
+def build(card: ModelCard, machine: Machine) -> PatchwiseSynthesizer:
+    """The family's entry for the registry."""
+    for package in ("torch", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackage(
+                f"Model {card.name} needs the package {package}, which is not installed: install "
+                f"it{' (in Slicer: the extension PyTorch)' if package == 'torch' else ''}, or "
+                "choose another model."
+            )
+    settings = settings_of(card, PatchwiseSettings)
+    unlisted = sorted(set(settings.weights) - set(card.files))
+    if unlisted:
+        raise MissingModel(
+            f"The card of model {card.name} lists no SHA-256 of {', '.join(unlisted)}: add it "
+            "under files."
+        )
+    channels = settings.network_settings.get("in_channels", settings.preparation.channels)
+    if channels != settings.preparation.channels:
+        raise MissingModel(
+            f"The network of model {card.name} takes {channels} channels and its preparation "
+            f"makes {settings.preparation.channels}: correct the card."
+        )
+    return PatchwiseSynthesizer(card, settings, machine)
