@@ -14,7 +14,7 @@ from SynthCTLib.cli.screen import default_models_folder
 from SynthCTLib.synthesis.registry import find_card, list_models, verify
 from SynthCTLib.synthesis.task import Task
 
-app = typer.Typer(no_args_is_help=True, help="List, show and verify the models.")
+app = typer.Typer(no_args_is_help=True, help="List, show, verify and import models.")
 Folder = Annotated[
     Path | None, typer.Option("--models", help="Folder of your own models.", show_default=False)
 ]
@@ -74,3 +74,20 @@ def verify_command(
     for card in [find_card(name, folder)] if name else list_models(models_dir=folder):
         files = verify(card)
         typer.echo(f"{card.name}: {len(files)} files, all sound")
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint of a ShuffleUNet (.pth), or a folder with card.yaml."),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model from now on.")],
+    models: Folder = None,
+) -> None:
+    """Add a model of your own: trained by synthct train, or released by others."""
+    from SynthCTLib.synthesis.own_models import import_model
+
+    folder = models or default_models_folder()
+    card = import_model(source, name, folder)
+    typer.echo(f"{card.name} ({card.title}): {folder / name}\nUse it: synthct run --model {name}")

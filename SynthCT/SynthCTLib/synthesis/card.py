@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from SynthCTLib.errors import MissingModel
+from SynthCTLib.errors import InputError, MissingModel
 from SynthCTLib.imaging.gate import TestedRange
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis.task import Task
@@ -74,10 +75,19 @@ class ModelCard(_Part):
         return self._root.joinpath(*name.split("/"))
 
 
-def read_card(folder: Path, root: Path | None = None) -> ModelCard:
+def check_model_name(name: str) -> None:
+    """Raise InputError unless a model can have the name."""
+    if not re.match(MODEL_NAME, name):
+        raise InputError(
+            f"A model cannot be named {name!r}: use small letters and digits, words joined by '-'."
+        )
+
+
+def read_card(folder: Path, root: Path | None = None, *, named: bool = True) -> ModelCard:
     """Read and check the card of a model folder. Raises MissingModel with the reason.
 
     ``root``: the folder that the file names on the card start from; Resources if absent.
+    ``named``: whether the folder must have the name on the card.
     """
     path = folder / CARD_FILE
     try:
@@ -90,7 +100,7 @@ def read_card(folder: Path, root: Path | None = None) -> ModelCard:
     except (yaml.YAMLError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise MissingModel(f"The model card {path} is not valid ({reason}): correct it.") from error
-    if card.name != folder.name:
+    if named and card.name != folder.name:
         raise MissingModel(
             f"The model card {path} names itself {card.name}: rename the folder or the model."
         )

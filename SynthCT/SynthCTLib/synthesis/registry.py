@@ -110,8 +110,13 @@ def open_model(name: str, machine: Machine) -> Synthesizer:
 
     Raises MissingModel, or MissingPackage when its family needs a package that is not installed.
     """
-    card = find_card(name, machine.models_dir)
+    return build_model(find_card(name, machine.models_dir), machine)
+
+
+def build_model(card: ModelCard, machine: Machine) -> Synthesizer:
+    """The synthesizer of a card, its files verified. Raises as :func:`open_model` does."""
     verify(card)
+    name = card.name
     module = f"SynthCTLib.synthesis.{card.architecture.family}"
     try:
         family = importlib.import_module(module)
