@@ -53,17 +53,17 @@ def build_network(name: str, settings: Mapping[str, Any]) -> torch.nn.Module:
 
 
 class ContextNetwork(Protocol):
-    """What a network may offer besides ``forward(patch)``: a coarse view of the whole, seen once.
+    """What a network may offer besides ``forward(patch)``: a view of the whole, taken once.
 
-    ``context`` takes the whole volume averaged over cubes of ``context_pooling`` voxels, (N, C, z,
-    y, x), and gives features with the same spatial shape. ``fine`` takes a patch and the features
-    cropped to where the patch lies. Corners of patches are multiples of 8 voxels, sides of the
-    volume and of patches multiples of 16, so that nothing is interpolated.
+    ``context`` takes the whole volume (N, C, z, y, x) and gives features at a resolution lower by
+    ``context_pooling``. ``fine`` takes a patch and the features cropped to where the patch lies.
+    Corners of patches are multiples of 8 voxels, sides of the volume and of patches multiples of
+    16, so that nothing is interpolated.
     """
 
     context_pooling: int
 
-    def context(self, coarse: torch.Tensor) -> torch.Tensor:
+    def context(self, volume: torch.Tensor) -> torch.Tensor:
         """Features of the whole."""
         ...
 
@@ -73,5 +73,5 @@ class ContextNetwork(Protocol):
 
 
 def has_context(network: object) -> bool:
-    """Whether a network looks at a coarse view of the whole first: :class:`ContextNetwork`."""
+    """Whether a network looks at the whole first: :class:`ContextNetwork`."""
     return all(hasattr(network, name) for name in ("context", "fine", "context_pooling"))

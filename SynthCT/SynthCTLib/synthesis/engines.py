@@ -114,15 +114,8 @@ def open_engine(
     return TorchEngine(network, device, precision, threads)
 
 
-def pooled(canvas: Array, cube: int) -> Array:
-    """Means over cubes of voxels, (C, z, y, x) to (C, z / cube, y / cube, x / cube)."""
-    c, z, y, x = canvas.shape
-    cubes = canvas.reshape(c, z // cube, cube, y // cube, cube, x // cube, cube)
-    return np.asarray(cubes.mean(axis=(2, 4, 6)), np.float32)
-
-
 def cropped(corner: Corner, sides: Sequence[int], cube: int) -> tuple[slice, ...]:
-    """Where a patch lies in a volume that was pooled over cubes."""
+    """Where a patch lies in features whose resolution is lower by ``cube``."""
     return tuple(
         slice(begin // cube, (begin + side) // cube)
         for begin, side in zip(corner, sides, strict=True)

@@ -24,7 +24,6 @@ from SynthCTLib.synthesis.engines import (
     OutOfMemory,
     Precision,
     cropped,
-    pooled,
 )
 from SynthCTLib.synthesis.window import Corner
 
@@ -60,11 +59,10 @@ class OpenVinoEngine:
         return other
 
     def begin(self, canvas: Array) -> None:
-        """Compute the features of the coarse view, where the network has one."""
+        """Compute the features of the whole, where the network looks at it."""
         self.features = None
         if has_context(self.network):
-            coarse = pooled(canvas, self.network.context_pooling)[np.newaxis]
-            self.features = self._run("context", coarse)
+            self.features = self._run("context", np.ascontiguousarray(canvas[np.newaxis]))
 
     def predict(self, patches: Array, corners: Sequence[Corner]) -> Array:
         """Compute patch by patch: a batch gains nothing on a CPU."""

@@ -15,7 +15,6 @@ from SynthCTLib.synthesis.engines import (
     OutOfMemory,
     Precision,
     cropped,
-    pooled,
 )
 from SynthCTLib.synthesis.window import Corner
 
@@ -44,12 +43,11 @@ class TorchEngine:
         return TorchEngine(self.network, self.device, precision, self.threads)
 
     def begin(self, canvas: Array) -> None:
-        """Compute the features of the coarse view, where the network has one."""
+        """Compute the features of the whole, where the network looks at it."""
         self.features = None
         if has_context(self.network):
-            coarse = pooled(canvas, self.network.context_pooling)
             with self._computing():
-                self.features = self.network.context(self._tensor(coarse[np.newaxis]))
+                self.features = self.network.context(self._tensor(canvas[np.newaxis]))
 
     def predict(self, patches: Array, corners: Sequence[Corner]) -> Array:
         """Compute one batch."""

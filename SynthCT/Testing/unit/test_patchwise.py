@@ -305,8 +305,8 @@ class Coarse(torch.nn.Module):
 
     context_pooling = 4
 
-    def context(self, coarse: torch.Tensor) -> torch.Tensor:
-        return 2 * coarse
+    def context(self, volume: torch.Tensor) -> torch.Tensor:
+        return 2 * torch.nn.functional.avg_pool3d(volume, self.context_pooling)
 
     def fine(self, patch: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         fine = features
