@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,34 @@ def test_catalogue_entry_has_what_the_index_asks_for() -> None:
     allowed |= {"enabled", "tier", "dicom_support_rule", "$schema", "category", "scm_url"}
     assert entry.keys() <= allowed
     assert f"project({(ROOT / 'SynthCT.json').stem})" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_cmake_installs_every_file_and_only_python_as_scripts() -> None:
+    text = (MODULE / "CMakeLists.txt").read_text()
+    globs = {
+        name: patterns.split()
+        for name, patterns in re.findall(
+            r"file\(GLOB_RECURSE (\w+) RELATIVE \S+ CONFIGURE_DEPENDS\s+([^)]*)\)", text
+        )
+    }
+    scripts = re.search(r"\n +SCRIPTS (.*)", text)
+    resources = re.search(r"\n +RESOURCES (.*)", text)
+    assert scripts
+    assert resources
+    as_scripts, as_resources = (
+        [p for name, patterns in globs.items() if name in found[1] for p in patterns]
+        for found in (scripts, resources)
+    )
+    assert as_scripts
+    assert all(pattern.endswith(".py") for pattern in as_scripts)
+    assert not any(pattern.endswith(".py") for pattern in as_resources)
+    folders = [p for p in MODULE.iterdir() if p.is_dir() and p.name != "Testing"]
+    for file in (f for folder in folders for f in folder.rglob("*") if f.is_file()):
+        name = file.relative_to(MODULE).as_posix()
+        if "__pycache__" in name:
+            continue
+        chosen = as_scripts if file.suffix == ".py" else as_resources
+        assert any(fnmatch(name, pattern) for pattern in chosen), f"{name} is not installed"
 
 
 def test_icon_is_a_png_of_128_pixels() -> None:
