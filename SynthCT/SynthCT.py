@@ -1,12 +1,10 @@
-"""The SynthCT module of 3D Slicer: its declaration and its self-test.
+"""The SynthCT module of 3D Slicer: its declaration, its page and its self-test.
 
-The work is done by the library SynthCTLib in a process of its own, started on a job folder; nothing
-of it is imported when Slicer starts.
+The page is in SynthCTSlicer. The work is done by the library SynthCTLib in a process of its own,
+started on a job folder; nothing of either is imported when Slicer starts.
 """
 
-import json
-import shutil
-import tempfile
+import time
 from pathlib import Path
 
 import slicer
@@ -18,12 +16,14 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
-SAMPLE = Path(__file__).parent / "Resources" / "SampleData" / "STS_014"
+FOLDER = Path(__file__).parent
+SAMPLE = FOLDER / "Resources" / "SampleData" / "STS_014"
 
 
 class SynthCT(ScriptedLoadableModule):
-    """Declares the module."""
+    """Declares the module and its sample data."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -32,59 +32,126 @@ class SynthCT(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["The SynthCT authors"]
         parent.helpText = _(
-            "Pseudo-CT and 511 keV attenuation maps from MR, with a report that says how far they "
-            "can be trusted. Research use only, not for diagnosis."
+            "<p>Synthetic CT and 511 keV attenuation maps from MR, with a report that says how far "
+            "they can be trusted. Research use only, not for diagnosis.</p>"
+            "<p><b>In two minutes:</b></p><ol>"
+            "<li>Press <i>Load the sample</i>, or drop an MR (and a CT of the same patient) on the "
+            "panel. Red lines say why a volume cannot be used.</li>"
+            "<li>Choose the task and a model, and read its card. The sample is a thigh: choose "
+            "<i>uniform-body</i>.</li>"
+            "<li>Press <i>Run</i>. Slicer stays usable; <i>Cancel</i> stops at once.</li>"
+            "<li>Look: <i>One row</i> shows MR, reference, synthetic CT and difference linked. "
+            "A click in <i>Worst places</i> goes there.</li>"
+            "<li>Accept or reject, and export.</li></ol>"
         )
         parent.acknowledgementText = _("See the model cards for data, licences and citations.")
+        slicer.app.connect("startupCompleted()", register_sample)
 
 
-class SynthCTWidget(ScriptedLoadableModuleWidget):
-    """The module's page: its help, and Reload and Test for developers."""
+def register_sample():
+    """Offer the sample in the module Sample Data; called at start-up and by the page."""
+    from SynthCTSlicer import samples
+
+    samples.register(SAMPLE)
+
+
+class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The module's page."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.panel = None
+
+    def setup(self):
+        """Make the page."""
+        ScriptedLoadableModuleWidget.setup(self)
+        from SynthCTSlicer.panel import Panel
+
+        register_sample()
+        self.logic = SynthCTLogic()
+        top = slicer.util.loadUI(self.resourcePath("UI/SynthCT.ui"))
+        self.layout.addWidget(top)
+        top.setMRMLScene(slicer.mrmlScene)
+        self.panel = Panel(top, FOLDER, self.logic.getParameterNode)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.on_scene_closing)
+        self.addObserver(scene, scene.EndCloseEvent, self.on_scene_closed)
+        self.addObserver(scene, scene.EndImportEvent, self.on_scene_imported)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.on_node_removed)
+        self.panel.bind()
+
+    def enter(self):
+        """The page is shown."""
+        if self.panel is not None:
+            self.panel.bind()
+
+    def cleanup(self):
+        """The module goes away: nothing may be left behind."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+    def on_scene_closing(self, caller, event):
+        """End what runs before the nodes go."""
+        self.panel.scene_closing()
+
+    def on_scene_closed(self, caller, event):
+        """Begin anew."""
+        self.panel.scene_closed()
+        self.panel.bind()
+
+    def on_scene_imported(self, caller, event):
+        """Take up the state that came with a scene."""
+        self.panel.bind()
+
+    def on_node_removed(self, caller, event):
+        """A volume may have gone."""
+        if not slicer.mrmlScene.IsClosing():
+            self.panel.node_removed()
 
 
 class SynthCTLogic(ScriptedLoadableModuleLogic):
-    """Runs one job in a PythonSlicer process and loads what it made."""
-
-    def run(self, mr, folder, model):
-        """Make the pseudo-CT of an MR volume node in a job folder; blocks until it is done.
-
-        Returns the node of the pseudo-CT. Raises RuntimeError with the worker's own sentence.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not slicer.util.exportNode(mr, str(folder / "mr.nrrd"), {}, world=True):
-            raise RuntimeError(_("The MR volume could not be written to {f}.").format(f=folder))
-        request = {
-            "task": "mr-to-ct",
-            "model": model,
-            "inputs": {"mr": {"path": "mr.nrrd"}},
-        }
-        (folder / "job.json").write_text(json.dumps(request))
-        process = slicer.util.launchConsoleProcess(
-            [shutil.which("PythonSlicer"), "-m", "SynthCTLib.worker", str(folder)],
-            updateEnvironment={"PYTHONPATH": str(Path(__file__).parent)},
-        )
-        said = process.communicate()[0]
-        if process.returncode != 0:
-            raise RuntimeError(said.strip() or _("The worker ended without a result."))
-        return slicer.util.loadVolume(str(folder / "ct.nii.gz"), properties={"show": False})
+    """Holds the parameter node; the parts of the page have logics of their own."""
 
 
 class SynthCTTest(ScriptedLoadableModuleTest):
-    """From an MR in the scene to a pseudo-CT in the scene, through the worker."""
+    """From an MR and a CT in the scene to a reviewed result, through the page and the worker."""
+
+    DEADLINE_S = 110.0
 
     def setUp(self):
+        """Begin with an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self):
+        """Run the whole path."""
         self.setUp()
-        self.test_pseudo_ct_lies_on_the_grid_of_the_mr()
+        self.test_sample_becomes_a_reviewed_result()
 
-    def test_pseudo_ct_lies_on_the_grid_of_the_mr(self):
-        mr = slicer.util.loadVolume(str(SAMPLE / "mr.nii.gz"), properties={"show": False})
-        with tempfile.TemporaryDirectory() as folder:
-            ct = SynthCTLogic().run(mr, folder, "uniform-body")
-            self.assertTrue((Path(folder) / "result.json").is_file())
-        self.assertEqual(slicer.modules.volumes.logic().CompareVolumeGeometry(mr, ct).strip(), "")
-        hu = slicer.util.arrayFromVolume(ct)
-        self.assertEqual(sorted({int(hu.min()), int(hu.max())}), [-1000, 40])
+    def test_sample_becomes_a_reviewed_result(self):
+        """Load, run, look at the grid and the figures, decide."""
+        panel = slicer.util.getModuleWidget("SynthCT").panel
+        volumes = [slicer.util.loadVolume(str(SAMPLE / f), {"show": False}) for f in self.files]
+        panel.volumes.choose("mr", volumes[0].GetID())
+        panel.volumes.choose("ct", volumes[1].GetID())
+        panel.task.choose_task("mr-to-ct")
+        panel.task.choose_model("uniform-body")
+        panel.task.set("registration", "none")
+        panel.run.start()
+        end = time.monotonic() + self.DEADLINE_S
+        while not panel.review.state.run and time.monotonic() < end:
+            slicer.app.processEvents()
+            self.assertNotEqual(panel.run.state.severity, "error", panel.run.state.message)
+            time.sleep(0.01)
+        made = panel.review.node("ct")
+        self.assertIsNotNone(made, "no result within the deadline")
+        compare = slicer.modules.volumes.logic().CompareVolumeGeometry
+        self.assertEqual(compare(volumes[0], made).strip(), "")
+        self.assertEqual(made.GetImageData().GetScalarRange(), (-1000.0, 40.0))
+        self.assertGreater(len(panel.review.state.metrics), 2)
+        panel.decide.decide("accepted", [], "self-test")
+        self.assertIn("accepted", panel.decide.state.verdict)
+
+    files = ("mr.nii.gz", "ct.nii.gz")

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -31,7 +32,67 @@ def test_module_declares_its_classes_and_imports_only_what_slicer_bundles() -> N
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
     } | {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert imported <= {*sys.stdlib_module_names, "slicer"}
+    assert imported <= {*sys.stdlib_module_names, "slicer", "SynthCTSlicer"}
+
+
+def test_panel_imports_at_file_scope_only_what_slicer_bundles() -> None:
+    bundled = {*sys.stdlib_module_names, "slicer", "qt", "vtk", "SynthCTSlicer"}
+    for path in (MODULE / "SynthCTSlicer").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {n.split(".")[0] for n in names} <= bundled, path.name
+
+
+SLICER_CONFIG = """
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/empty.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/empty.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/empty.cmake)
+function(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(M "WITH_GENERIC_TESTS" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  if(M_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "unknown arguments: ${M_UNPARSED_ARGUMENTS}")
+  endif()
+  foreach(file ${M_SCRIPTS} ${M_RESOURCES})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "listed but missing: ${file}")
+    endif()
+  endforeach()
+  file(WRITE ${CMAKE_BINARY_DIR}/listed.txt "${M_SCRIPTS};${M_RESOURCES}")
+endfunction()
+function(slicer_add_python_unittest)
+endfunction()
+"""
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake here")
+def test_build_lists_every_file_of_the_module(tmp_path: Path) -> None:
+    """With a stand-in for Slicer's macros: a file that is not listed is missing once installed."""
+    (tmp_path / "SlicerConfig.cmake").write_text(SLICER_CONFIG)
+    (tmp_path / "empty.cmake").write_text("")
+    (tmp_path / "top").mkdir()
+    top = tmp_path / "top" / "CMakeLists.txt"
+    project = (
+        (ROOT / "CMakeLists.txt").read_text().replace("project(SynthCT)", "project(SynthCT NONE)")
+    )
+    top.write_text(project)
+    (tmp_path / "top" / "SynthCT").symlink_to(MODULE)
+    command = ["cmake", "-S", str(top.parent), "-B", str(tmp_path / "build")]
+    done = subprocess.run(
+        [*command, f"-DSlicer_DIR={tmp_path}", "-DBUILD_TESTING=ON"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    listed = set((tmp_path / "build" / "listed.txt").read_text().split(";"))
+    tree = {
+        str(path.relative_to(MODULE))
+        for folder in ("SynthCTLib", "SynthCTSlicer", "Resources")
+        for path in (MODULE / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert listed == tree | {"SynthCT.py"}
 
 
 def test_catalogue_entry_has_what_the_index_asks_for() -> None:

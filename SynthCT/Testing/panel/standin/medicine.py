@@ -70,7 +70,8 @@ def load_patient(patient: str) -> list[str]:
         )
         node.CreateDefaultDisplayNodes()
         tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-        tree.SetItemAttribute(tree.GetItemByDataNode(node), "DICOM.Modality", str(header.Modality))
+        item = tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)
+        tree.SetItemAttribute(item, "DICOM.Modality", str(header.Modality))
         loaded.append(node.GetID())
     return loaded
 

@@ -1,0 +1,275 @@
+"""The panel: the parts put together, the timer that follows the processes, the saved state."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SynthCTSlicer import views
+from SynthCTSlicer.decide import DecideLogic
+from SynthCTSlicer.mrml import find_output, write_volume
+from SynthCTSlicer.parameters import PanelParameters
+from SynthCTSlicer.review import ReviewLogic
+from SynthCTSlicer.run import RunLogic, subject_name
+from SynthCTSlicer.runner import DONE, POLL_MS, Job, JobRunner
+from SynthCTSlicer.signals import PanelError
+from SynthCTSlicer.task import TaskLogic
+from SynthCTSlicer.volumes import SLOTS, VolumesLogic
+
+TASK_FIELDS = (
+    *("task", "model", "device", "registration", "bias_correction", "remove_table"),
+    *("head_field_mm", "convention", "anatomy"),
+)
+
+
+def worker_environment(module_folder):
+    """The environment of a worker: Slicer's launcher adds what its Python needs."""
+    environment = dict(slicer.util.startupEnvironment())
+    for name in ("PYTHONHOME", "PYTHONPATH"):
+        environment.pop(name, None)
+    environment.update(
+        PYTHONPATH=str(module_folder), PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8"
+    )
+    return environment
+
+
+class Panel:
+    """Everything behind the module's page. ``node`` gives and makes the parameter node."""
+
+    def __init__(self, top, module_folder, node):
+        self.ui = slicer.util.childWidgetVariables(top)
+        self._node = node
+        self._parameters = None
+        self._syncing = False
+        launcher = [shutil.which("PythonSlicer") or "PythonSlicer"]
+        environment = worker_environment(module_folder)
+        self.runner = JobRunner(launcher, environment)
+        self.checker = JobRunner(launcher, environment)
+        self.exporter = JobRunner(launcher, environment)
+        self.volumes, self.task = VolumesLogic(), TaskLogic()
+        self.run = RunLogic(
+            self.volumes, self.task, self.runner, self.checker, self._later, self._root
+        )
+        self.review = ReviewLogic(self._later)
+        self.decide = DecideLogic(self.review)
+        self.timer = qt.QTimer()
+        self.timer.setInterval(POLL_MS)
+        self.timer.connect("timeout()", self._tick)
+        self._alive = True
+        self._export_target = None
+
+        self.task.refresh()
+        ui = self.ui
+        self.volumes_view = views.VolumesView(ui, self.volumes, self.task)
+        self.task_view = views.TaskView(ui, self.task)
+        self.run_view = views.RunView(ui, self.run)
+        self.review_view = views.ReviewView(
+            ui, self.review, self._complain, self._reevaluate, ui.reviewSection
+        )
+        self.decide_view = views.DecideView(ui, self.decide, self._export_mu_map)
+        self.notice = views.NoticeView(ui, self.task.refresh)
+
+        for runner in (self.runner, self.checker, self.exporter):
+            runner.changed.connect(self._wake)
+        self.exporter.finished.connect(self._exported)
+        self.run.loaded.connect(self._show_run)
+        self.volumes.chosen.connect(self._volumes_chosen)
+        self.volumes.changed.connect(self._save)
+        self.task.changed.connect(self._task_changed)
+        self.decide.changed.connect(self._save)
+        self._asked = self._question()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _later(self, milliseconds, function):
+        def call():
+            if self._alive:
+                function()
+
+        qt.QTimer.singleShot(milliseconds, call)
+
+    def _root(self):
+        return Path(slicer.app.temporaryPath) / f"SynthCT-{os.getpid()}"
+
+    def _wake(self):
+        busy = self.runner.busy or self.checker.busy or self.exporter.busy
+        if busy and not self.timer.isActive():
+            self.timer.start()
+
+    def _tick(self):
+        for runner in (self.runner, self.checker, self.exporter):
+            runner.poll()
+        self.run_view.tick()
+        if not (self.runner.busy or self.checker.busy or self.exporter.busy):
+            self.timer.stop()
+
+    # -- what leads to what --------------------------------------------------------------------
+
+    def _question(self):
+        """What the gate would be asked: it is asked again when this has changed."""
+        state = self.task.state
+        nodes = tuple(self.volumes.state.nodes.values())
+        return (nodes, state.task, state.model, state.registration)
+
+    def _ask_gate(self):
+        question = self._question()
+        if question != self._asked:
+            self._asked = question
+            self.run.want_check()
+
+    def _volumes_chosen(self):
+        self._ask_gate()
+
+    def _task_changed(self):
+        self._save()
+        self._ask_gate()
+
+    def _show_run(self, run):
+        self.review.show(run)
+        self.decide.show(run)
+        self._save()
+        with contextlib.suppress(PanelError):  # without a window there is nothing to arrange
+            self.review.arrange()
+
+    def _complain(self, message):
+        self.run.state.message, self.run.state.severity = message, "error"
+        self.run.changed()
+
+    def _reevaluate(self):
+        review = self.review
+        inputs = {"reference_ct": review.node("reference_ct"), "synthetic_ct": review.node("ct")}
+        if review.node("mr") is not None:
+            inputs["mr"] = review.node("mr")
+        record = review.record()
+        masks = review.masks_as_volumes()
+        content = {
+            "subject": subject_name(f"{record['subject']}_edited"),
+            "task": None,
+            "options": {
+                **self.task.options(),
+                "registration": "none",
+                "remove_table": False,
+                "anatomy": "head" if "head" in masks else "body",
+            },
+        }
+        try:
+            self.run.submit(inputs, content, masks)
+        finally:
+            for node in masks.values():
+                slicer.mrmlScene.RemoveNode(node)
+
+    def _export_mu_map(self, folder, file_format, on_pet_grid, fwhm_mm):
+        """The µ-map by the convention of part 2, by the library in a process of its own."""
+        folder = self.decide._folder(folder)
+        ct = self.review.node("ct")
+        if ct is None:
+            raise PanelError(_("There is no synthetic CT to make a µ-map from: run a task first."))
+        suffix = {"nifti": ".nii.gz", "nrrd": ".nrrd"}[file_format]
+        target = folder / f"{self.review.record()['subject']}_mumap{suffix}"
+        if target.exists():
+            raise PanelError(_("{path} exists already: choose another folder.").format(path=target))
+        work = self._root() / f"export-{os.urandom(4).hex()}"
+        work.mkdir(parents=True)
+        try:
+            write_volume(ct, work / "ct.nrrd")
+            arguments = ["-m", "SynthCTLib.cli.main", "mumap", "--ct", str(work / "ct.nrrd")]
+            arguments += ["--convention", self.task.state.convention, "--quiet"]
+            if on_pet_grid:
+                pet = self.volumes.node("pet") or self.volumes.node("nac_pet")
+                if pet is None:
+                    raise PanelError(_("Choose the PET whose grid the µ-map shall have."))
+                write_volume(pet, work / "pet.nrrd")
+                arguments += ["--grid", str(work / "pet.nrrd")]
+            if fwhm_mm > 0:
+                arguments += ["--fwhm", str(fwhm_mm)]
+            arguments += ["-o", str(target)]
+        except PanelError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        self._export_target = target
+        self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
+        self.decide._say(_("Writing {path}").format(path=target), "")
+
+    def _exported(self, job, outcome):
+        shutil.rmtree(job.folder, ignore_errors=True)
+        if outcome.kind == DONE:
+            self.decide._say(_("Written: {path}").format(path=self._export_target), "fine")
+        else:
+            self.decide._say(outcome.message, "error")
+
+    # -- the saved state -----------------------------------------------------------------------
+
+    def bind(self, node=None):
+        """Take up a parameter node (the module's own when none is given) and show its state."""
+        self._parameters = parameters = PanelParameters(node or self._node())
+        self._syncing = True
+        state = self.task.state
+        for name in TASK_FIELDS:
+            value = getattr(parameters, name)
+            if value != "" or name == "anatomy":
+                setattr(state, name, value)
+        for slot in SLOTS:
+            volume = getattr(parameters, slot)
+            self.volumes.choose(slot, volume.GetID() if volume is not None else "")
+        self._syncing = False
+        self.task.refresh()
+        run = parameters.run
+        held = run if run and find_output(run, "record") is not None else ""
+        self.run.state.run = held
+        self.review.show(held)
+        self.decide.show(held)
+        self.volumes.changed()
+        self.run.changed()
+        self._save()
+
+    def release(self):
+        """Let go of the parameter node: the scene is being closed, or the page left."""
+        self._parameters = None
+
+    def _save(self):
+        parameters = self._parameters
+        if parameters is None or self._syncing:
+            return
+        with slicer.util.NodeModify(parameters.parameterNode):
+            for slot in SLOTS:
+                setattr(parameters, slot, self.volumes.node(slot))
+            for name in TASK_FIELDS:
+                setattr(parameters, name, getattr(self.task.state, name))
+            parameters.run = self.review.state.run
+            decided = self.decide.state
+            parameters.verdict, parameters.remark = decided.verdict, decided.remark
+            parameters.reasons, parameters.decided = ",".join(decided.reasons), decided.decided
+
+    # -- the scene and the end -----------------------------------------------------------------
+
+    def scene_closing(self):
+        """End what runs; forget the nodes."""
+        self.run.end_all(_("The scene was closed: the run was ended, nothing was kept."))
+        self.exporter.stop_all()
+        self.release()
+
+    def scene_closed(self):
+        """Start over with an empty scene."""
+        self.volumes.state.guesses.clear()
+        self.volumes.state.findings.clear()
+        self.volumes.forget_missing()
+        self.review.show("")
+        self.decide.show("")
+
+    def node_removed(self):
+        """A node has left the scene."""
+        self.volumes.forget_missing()
+
+    def close(self):
+        """End every process and leave nothing behind."""
+        self._alive = False
+        self.timer.stop()
+        self.run.end_all()
+        self.exporter.stop_all()
+        self.release()
+        self.volumes_view.filter.setParent(None)
+        shutil.rmtree(self._root(), ignore_errors=True)
