@@ -29,6 +29,47 @@ IMPLEMENTATION_UID = uid_of("SynthCT", "implementation")
 # CID 7203 has no code for a synthetic image; the scheme is our own, as PS3.16 allows (99...).
 SYNTHETIC_CT = Code("synthetic-ct", "99SYNTHCT", "Synthetic CT made by a model")
 MU_OF_CT = Code("mu-511", "99SYNTHCT", "Attenuation at 511 keV converted from CT")
+# Parts of the body without a side (PS3.16 Annex L): Laterality must be absent there, and present,
+# empty if need be, everywhere else.
+_UNPAIRED = frozenset(
+    [
+        "HEAD",
+        "BRAIN",
+        "SKULL",
+        "FACE",
+        "JAW",
+        "NOSE",
+        "NECK",
+        "HEADNECK",
+        "HEADNECKCHEST",
+        "NECKCHEST",
+        "CHEST",
+        "MEDIASTINUM",
+        "HEART",
+        "CHESTABDOMEN",
+        "CHESTABDPELVIS",
+        "NECKCHESTABDOMEN",
+        "NECKCHESTABDPELV",
+        "ABDOMEN",
+        "ABDOMENPELVIS",
+        "LIVER",
+        "PANCREAS",
+        "SPLEEN",
+        "PELVIS",
+        "BLADDER",
+        "PROSTATE",
+        "UTERUS",
+        "SPINE",
+        "CSPINE",
+        "TSPINE",
+        "LSPINE",
+        "SSPINE",
+        "CTSPINE",
+        "TLSPINE",
+        "LSSPINE",
+        "WHOLEBODY",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +110,7 @@ class Describing:
         dataset.PatientPosition = self.study.patient_position
         if self.study.body_part:
             dataset.BodyPartExamined = self.study.body_part
-        if self.study.laterality or not self.study.body_part:
+        if self.study.body_part not in _UNPAIRED:
             dataset.Laterality = self.study.laterality
         dataset.Manufacturer = dataset.ManufacturerModelName = SOFTWARE
         dataset.SoftwareVersions = dataset.DeviceSerialNumber = __version__

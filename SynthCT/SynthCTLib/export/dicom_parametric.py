@@ -160,9 +160,19 @@ def _set_anatomy(made: Dataset, body_part: str) -> None:
 
 
 def _stand_in(study: Study, slices: Slices) -> Dataset:
-    """The image whose patient and study highdicom copies. It goes into no file."""
+    """An image that highdicom takes the study and the frame from. It goes into no file.
+
+    Its patient is nobody: highdicom warns of names that real files have.
+    """
     dataset = Dataset()
-    study.put_on(dataset)
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"):
+        setattr(dataset, keyword, "")
+    for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber"):
+        setattr(dataset, keyword, "")
+    dataset.ReferringPhysicianName = ""
+    dataset.StudyInstanceUID = study.attributes.StudyInstanceUID
+    dataset.FrameOfReferenceUID = study.frame_of_reference
+    dataset.PositionReferenceIndicator = study.position_reference
     slices.put_on(dataset, 0)
     dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, new_uid()
     dataset.SeriesInstanceUID = new_uid()

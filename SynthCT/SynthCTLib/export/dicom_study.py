@@ -67,6 +67,9 @@ _IN_SPACE = (
     "SOPClassUID",
     "SOPInstanceUID",
 )
+# Free text that scanners and anonymisers write longer than the standard allows. What identifies the
+# patient and the order is never changed.
+_LONGEST = {"StudyID": 16, "StudyDescription": 64}
 PLACEHOLDER_NAME = "RESEARCH PLACEHOLDER"
 
 
@@ -84,7 +87,7 @@ class Study:
 
     ``attributes`` holds the patient and study modules; ``source_series`` and ``references`` are
     empty for placeholders; ``scanner`` is the maker and model of the source's scanner, empty where
-    not told.
+    not told; ``notes`` are sentences on what of the source could not be copied as it is.
     """
 
     attributes: Dataset
@@ -96,7 +99,7 @@ class Study:
     source_series: str = ""
     references: tuple[Reference, ...] = ()
     scanner: tuple[str, str] = ("", "")
-    is_placeholder: bool = False
+    notes: tuple[str, ...] = ()
 
     def put_on(self, dataset: Dataset) -> None:
         """Set the patient and study modules and the frame of reference of an object."""
@@ -127,7 +130,7 @@ def placeholder_study(subject: str, key: str) -> Study:
     for keyword in _MAY_BE_EMPTY:
         if keyword not in attributes:
             setattr(attributes, keyword, "")
-    return Study(attributes, uid_of("frame of reference", key), is_placeholder=True)
+    return Study(attributes, uid_of("frame of reference", key))
 
 
 def came_from_dicom(volume: Volume) -> bool:
@@ -176,12 +179,23 @@ def study_of_folder(folder: Path) -> Study:
 def _study_of(series: DicomSeries) -> Study:
     first = _header(series.files[0], (*_OF_PATIENT_AND_STUDY, *_IN_SPACE))
     attributes = Dataset()
-    for keyword in _OF_PATIENT_AND_STUDY:
-        if keyword in first:
-            attributes[keyword] = first[keyword]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above: the values are the source's
+        for keyword in _OF_PATIENT_AND_STUDY:
+            if keyword in first:
+                attributes[keyword] = first[keyword]
     for keyword in _MAY_BE_EMPTY:
         if keyword not in attributes:
             setattr(attributes, keyword, "")
+    notes = []
+    for keyword, longest in _LONGEST.items():
+        value = str(attributes.get(keyword) or "")
+        if len(value) > longest:
+            setattr(attributes, keyword, value[:longest].rstrip())
+            notes.append(
+                f"{keyword} of the source has {len(value)} characters and DICOM allows {longest}: "
+                "it was cut."
+            )
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if not first.get(keyword):
             raise InputError(
@@ -193,11 +207,12 @@ def _study_of(series: DicomSeries) -> Study:
         frame_of_reference=str(first.FrameOfReferenceUID),
         position_reference=_text(first, "PositionReferenceIndicator"),
         patient_position=_text(first, "PatientPosition"),
-        body_part=_text(first, "BodyPartExamined"),
+        body_part=_text(first, "BodyPartExamined").upper(),
         laterality=_text(first, "Laterality"),
         source_series=series.uid,
         references=_references(series.files),
         scanner=(_text(first, "Manufacturer"), _text(first, "ManufacturerModelName")),
+        notes=tuple(notes),
     )
 
 

@@ -221,6 +221,13 @@ def _mu_objects(work: _Work) -> None:
 
 
 def _study(work: _Work, volume: Volume) -> Study:
+    study = _chosen_study(work, volume)
+    for note in study.notes:
+        work.progress.note(note)
+    return study
+
+
+def _chosen_study(work: _Work, volume: Volume) -> Study:
     """Whose the objects are; what was decided is said."""
     options, job = work.options, work.job
     if options.patient_from is not None:

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +37,7 @@ from SynthCTLib.volume import Grid, Role, Unit, Volume
 FORMS = ("dicom", "dicom-pm", "dicom-int")
 STUDY = placeholder_study("phantom", "key")
 ORIGIN = Origin("phantom", "mr-to-ct", "uniform-body", "1")
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 HALF_HU, HALF_INTEGER = 0.5, 0.5e-4
 PATIENT = {
     "SpecificCharacterSet": "ISO_IR 100",
@@ -130,6 +133,45 @@ def test_every_file_passes_the_validators_without_errors(
         assert "Error" not in said.stdout + said.stderr, f"{file.name}: {said.stderr}"
     said = subprocess.run([entities, *files], capture_output=True, text=True, check=False)
     assert said.stdout + said.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("body_part", "laterality"), [("HEAD", ""), ("EXTREMITY", ""), ("LEG", "R"), ("", "")]
+)
+def test_sides_are_told_of_paired_parts_only(
+    body_part: str, laterality: str, tmp_path: Path, finished_job: ModuleType
+) -> None:
+    validator = program("dciodvfy")
+    study = replace(STUDY, body_part=body_part, laterality=laterality)
+    ct = finished_job.synthetic_ct(Grid((5, 6, 4), (30.0, 30.0, 40.0), (0, 0, 0), AXIAL))
+    file = write_ct_series(ct, tmp_path, study, ORIGIN)[0]
+    (map_file,) = write_parametric_mu(hu_to_mu(ct), tmp_path, study, ORIGIN)
+    for path in (file, map_file):
+        said = subprocess.run([validator, path], capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr
+
+
+def test_what_the_source_has_too_long_is_cut_aloud(
+    job: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validator = program("dciodvfy")
+    changed = tmp_path / "source"
+    changed.mkdir()
+    for path in source.iterdir():
+        dataset = pydicom.dcmread(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.StudyID = "A_STUDY_ID_OF_TWENTY"
+            dataset.PatientName = "ONE_WORD"
+            dataset.save_as(changed / path.name)
+    for form in FORMS:
+        arguments = ["export", job, "--format", form, "-o", tmp_path / form]
+        assert run_command([str(a) for a in (*arguments, "--patient-from", changed)]) == 0
+        assert "StudyID of the source has 20 characters" in capsys.readouterr().err
+        file = next((tmp_path / form).glob("*.dcm"))
+        assert pydicom.dcmread(file).StudyID == "A_STUDY_ID_OF_TW"
+        said = subprocess.run([validator, file], capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr
 
 
 def test_the_validators_do_say_no(job: Path, tmp_path: Path) -> None:
