@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEED_NO_PACK = {"geometry.py"}
+NEED_NO_PACK = {"export_roundtrip.py", "geometry.py"}
 SCRIPTS = (
     "registration.py",
     "atlas_methods.py",
@@ -22,6 +22,7 @@ SCRIPTS = (
     "table_removal.py",
     "gate.py",
     "phantom_bone.py",
+    "export_roundtrip.py",
 )
 
 

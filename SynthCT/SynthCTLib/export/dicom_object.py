@@ -31,45 +31,15 @@ SYNTHETIC_CT = Code("synthetic-ct", "99SYNTHCT", "Synthetic CT made by a model")
 MU_OF_CT = Code("mu-511", "99SYNTHCT", "Attenuation at 511 keV converted from CT")
 # Parts of the body without a side (PS3.16 Annex L): Laterality must be absent there, and present,
 # empty if need be, everywhere else.
-_UNPAIRED = frozenset(
-    [
-        "HEAD",
-        "BRAIN",
-        "SKULL",
-        "FACE",
-        "JAW",
-        "NOSE",
-        "NECK",
-        "HEADNECK",
-        "HEADNECKCHEST",
-        "NECKCHEST",
-        "CHEST",
-        "MEDIASTINUM",
-        "HEART",
-        "CHESTABDOMEN",
-        "CHESTABDPELVIS",
-        "NECKCHESTABDOMEN",
-        "NECKCHESTABDPELV",
-        "ABDOMEN",
-        "ABDOMENPELVIS",
-        "LIVER",
-        "PANCREAS",
-        "SPLEEN",
-        "PELVIS",
-        "BLADDER",
-        "PROSTATE",
-        "UTERUS",
-        "SPINE",
-        "CSPINE",
-        "TSPINE",
-        "LSPINE",
-        "SSPINE",
-        "CTSPINE",
-        "TLSPINE",
-        "LSSPINE",
-        "WHOLEBODY",
-    ]
+# fmt: off
+_UNPAIRED = (
+    "HEAD", "BRAIN", "SKULL", "FACE", "JAW", "NOSE", "NECK", "HEADNECK", "HEADNECKCHEST",
+    "NECKCHEST", "CHEST", "MEDIASTINUM", "HEART", "CHESTABDOMEN", "CHESTABDPELVIS",
+    "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "ABDOMEN", "ABDOMENPELVIS", "LIVER", "PANCREAS",
+    "SPLEEN", "PELVIS", "BLADDER", "PROSTATE", "UTERUS", "SPINE", "CSPINE", "TSPINE", "LSPINE",
+    "SSPINE", "CTSPINE", "TLSPINE", "LSSPINE", "WHOLEBODY",
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
