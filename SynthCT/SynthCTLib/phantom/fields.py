@@ -29,13 +29,19 @@ def stream(seed: int, purpose: int, device: str | torch.device = "cpu") -> torch
     return torch.Generator(device=device).manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def blur(image: Tensor, fwhm_mm: float, spacing_mm: Triple) -> Tensor:
-    """Convolve (..., z, y, x) float32 with a Gaussian; the edge value goes on beyond the grid."""
-    if fwhm_mm == 0:
+def blur(image: Tensor, fwhm_mm: float | Triple, spacing_mm: Triple) -> Tensor:
+    """Convolve (..., z, y, x) float32 with a Gaussian; the edge value goes on beyond the grid.
+
+    One width for all axes, or one each for x, y and z.
+    """
+    widths = fwhm_mm if isinstance(fwhm_mm, tuple) else (fwhm_mm,) * 3
+    if not any(widths):
         return image
     matrices = [
-        _blur_matrix(n, fwhm_mm / FWHM_PER_SIGMA / step, image.device)
-        for n, step in zip(image.shape[-3:], reversed(spacing_mm), strict=True)
+        _blur_matrix(n, width / FWHM_PER_SIGMA / step, image.device)
+        for n, width, step in zip(
+            image.shape[-3:], reversed(widths), reversed(spacing_mm), strict=True
+        )
     ]
     return _along_axes(image, matrices)
 
@@ -60,6 +66,8 @@ def smooth_field(
 
 def _blur_matrix(n: int, sigma: float, device: torch.device) -> Tensor:
     """Square (n, n), sigma in voxels: row i is the kernel around i, rows sum to 1."""
+    if sigma == 0:
+        return torch.eye(n, device=device)
     reach = max(1, math.ceil(_REACH * sigma))
     offsets = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)

@@ -13,14 +13,21 @@ class Contrast(StrEnum):
     """Where the mean MR signal of each tissue comes from."""
 
     T1 = "t1"
+    SPOILED_ECHO = "spoiled-echo"
+    MPRAGE = "mprage"
+    T2 = "t2"
+    PD = "pd"
+    FLAIR = "flair"
+    INVERTED = "inverted"
     RANDOM = "random"
+    DARK_BONE = "dark-bone"
 
 
 @dataclass(frozen=True)
 class PhantomOptions:
     """How an anatomy is rendered. Raises InputError when a value cannot work.
 
-    ``contrast``: T1-weighted means, or one independent random signal per tissue.
+    ``contrast``: where the mean signal of each tissue comes from, see ``signal.signal_table``.
     ``texture`` and ``hu_spread`` multiply the within-tissue spread of the MR and of the CT.
     ``mr_noise`` is the standard deviation of the two channels behind the Rician noise, relative to
     white matter; ``mr_bias`` that of the logarithm of the bias field.
@@ -52,5 +59,5 @@ def _contrast(name: str) -> Contrast:
     try:
         return Contrast(name)
     except ValueError:
-        known = " or ".join(Contrast)
+        known = ", ".join(Contrast)
         raise InputError(f"The phantom knows no contrast {name!r}: choose {known}.") from None

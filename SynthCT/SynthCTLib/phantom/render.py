@@ -6,12 +6,15 @@ All chance comes from the generators given, one for each purpose (``fields.strea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.phantom.fields import FWHM_PER_SIGMA, blur, smooth_field
-from SynthCTLib.phantom.options import Contrast, PhantomOptions
+from SynthCTLib.phantom.options import PhantomOptions
+from SynthCTLib.phantom.signal import signal_table
 from SynthCTLib.phantom.tissues import APPEARANCE, TISSUE_OF_LABEL, Tissue
 from SynthCTLib.volume import AIR_HU, Triple
 
@@ -40,7 +43,6 @@ _FINE_TEXTURE_FWHM_MM = 2.5
 _MR_FINE_SHARE = 0.5  # of the variance
 _CT_FINE_SHARE = 0.15  # a real skull is smooth in CT
 _BIAS_FWHM_MM = 120.0
-_RANDOM_TEXTURE = 0.08  # largest within-tissue spread under random contrast
 
 
 def tissues_of(labels: Tensor) -> Tensor:
@@ -95,11 +97,11 @@ def render_mr(
     The mean of each tissue plus texture, blurred, times the bias field, under Rician noise
     (Gudbjartsson and Patz, Magn Reson Med 34 (1995) 910): in air its mean is sqrt(pi/2) sigma.
     """
-    means, spreads = _signal_tables(tissues, options, generator)
-    signal = _by_tissue(means, tissues)
+    table = signal_table(options.contrast, tuple(tissues.shape[:-3]), generator)
+    signal = by_tissue(table.means, tissues)
     if options.texture:
-        texture = _texture(tissues, spacing_mm, _MR_FINE_SHARE, generator)
-        signal.addcmul_(texture, _by_tissue(spreads, tissues), value=options.texture)
+        texture = texture_field(tissues.shape, spacing_mm, _MR_FINE_SHARE, generator)
+        signal.addcmul_(texture, by_tissue(table.spreads, tissues), value=options.texture)
         signal.clamp_(min=0)
     signal = blur(signal, options.mr_blur_mm, spacing_mm)
     if options.mr_bias:
@@ -120,10 +122,10 @@ def render_ct(
     air away from tissue is -1000 exactly.
     """
     means, spreads = _tables(tissues.device, "hu", "hu_sd")
-    hu = _by_tissue(means, tissues)
+    hu = by_tissue(means, tissues)
     if options.hu_spread:
-        texture = _texture(tissues, spacing_mm, _CT_FINE_SHARE, generator)
-        hu.addcmul_(texture, _by_tissue(spreads, tissues), value=options.hu_spread)
+        texture = texture_field(tissues.shape, spacing_mm, _CT_FINE_SHARE, generator)
+        hu.addcmul_(texture, by_tissue(spreads, tissues), value=options.hu_spread)
     hu = blur(hu, options.ct_blur_mm, spacing_mm)
     if options.ct_noise_hu:
         density = ((hu - AIR_HU) / -AIR_HU).clamp_(0, 1)
@@ -146,26 +148,13 @@ def _under_skin(tissues: Tensor, spacing_mm: Triple, generator: torch.Generator)
     return blur(_any_of(tissues, Tissue.SKIN), _SKIN_FWHM_MM, spacing_mm) > at_depth
 
 
-def _texture(
-    tissues: Tensor, spacing_mm: Triple, fine_share: float, generator: torch.Generator
+def texture_field(
+    shape: Sequence[int], spacing_mm: Triple, fine_share: float, generator: torch.Generator
 ) -> Tensor:
     """Field of variance 1, ``fine_share`` of it in fine structure and the rest in coarse."""
-    coarse = smooth_field(tissues.shape, _COARSE_TEXTURE_FWHM_MM, spacing_mm, generator)
-    fine = smooth_field(tissues.shape, _FINE_TEXTURE_FWHM_MM, spacing_mm, generator)
+    coarse = smooth_field(shape, _COARSE_TEXTURE_FWHM_MM, spacing_mm, generator)
+    fine = smooth_field(shape, _FINE_TEXTURE_FWHM_MM, spacing_mm, generator)
     return coarse.mul_((1 - fine_share) ** 0.5).add_(fine, alpha=fine_share**0.5)
-
-
-def _signal_tables(
-    tissues: Tensor, options: PhantomOptions, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mean and spread of the signal per tissue: (tissues,), or (batch..., tissues) if random."""
-    if options.contrast == Contrast.T1:
-        return _tables(tissues.device, "t1", "t1_sd")
-    shape = (2, *tissues.shape[:-3], len(Tissue))
-    means, spreads = torch.rand(shape, generator=generator, device=tissues.device)
-    means[..., Tissue.AIR] = 0
-    spreads[..., Tissue.AIR] = 0
-    return means, spreads * _RANDOM_TEXTURE
 
 
 def _tables(device: torch.device, mean: str, spread: str) -> tuple[Tensor, Tensor]:
@@ -174,7 +163,7 @@ def _tables(device: torch.device, mean: str, spread: str) -> tuple[Tensor, Tenso
     return table[0], table[1]
 
 
-def _by_tissue(table: Tensor, tissues: Tensor) -> Tensor:
+def by_tissue(table: Tensor, tissues: Tensor) -> Tensor:
     """The table's value in each voxel; a table with batch axes has one row per volume."""
     index = tissues.int()
     if table.dim() > 1:

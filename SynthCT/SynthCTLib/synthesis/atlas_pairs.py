@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from SynthCTLib import __version__
 from SynthCTLib.errors import MissingModel, OutputError
 from SynthCTLib.imaging.files import read_label_map, read_volume, write_volume
-from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.phantom import PhantomOptions, make_pair
+from SynthCTLib.phantom.known import known_region
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     AffineOptions,
@@ -32,7 +32,6 @@ from SynthCTLib.volume import Role, Volume, sha256_of
 PHANTOM_SEED = 20
 # Normalised mutual information of MR heads of different people: 0.08 to 0.2 where they match.
 LEAST_LIKENESS = 0.05
-SKIN = 511  # label of the maps that ship
 
 
 @dataclass(frozen=True)
@@ -153,20 +152,3 @@ def _from_template(
         except (OutputError, OSError) as error:
             progress.note(f"The atlases could not be kept for the next run: {error}")
     return affine.transform
-
-
-def known_region(labels: Volume) -> Volume:
-    """Where a head label map knows what is there: a mask on its grid.
-
-    The maps end at a cut through neck or face and hold 0 beyond it, as in air. A lower surface of
-    skin is a real one, with air below it; any other is a cut, and what lies below it is not known.
-    """
-    upright = to_lps(labels)
-    label = upright.volume.array  # z runs to superior
-    tissue = label > 0
-    covered_below = np.logical_or.accumulate(tissue, axis=0)  # tissue here or lower down
-    lowest = np.take_along_axis(label, tissue.argmax(axis=0)[None], axis=0)
-    cut = tissue.any(axis=0) & (lowest[0] != SKIN)
-    known = covered_below | ~cut
-    known[: int(tissue.any(axis=(1, 2)).argmax())] = False
-    return upright.restore(upright.volume.mask(known))

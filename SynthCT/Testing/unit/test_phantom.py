@@ -154,7 +154,7 @@ def test_negative_seed_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"contrast": "t2"}, "contrast 't2'"),
+        ({"contrast": "t7"}, "contrast 't7'"),
         ({"mr_noise": -0.1}, "mr_noise is -0.1"),
         ({"ct_blur_mm": math.nan}, "ct_blur_mm is nan"),
         ({"hu_spread": math.inf}, "hu_spread is inf"),

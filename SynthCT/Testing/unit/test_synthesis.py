@@ -12,11 +12,11 @@ import yaml
 from SynthCTLib.errors import Cancelled, InputError, MissingModel
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample
+from SynthCTLib.phantom.known import known_region
 from SynthCTLib.progress import Progress
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis import registry
 from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer, LocalCorrelation
-from SynthCTLib.synthesis.atlas_pairs import known_region
 from SynthCTLib.synthesis.card import read_card
 from SynthCTLib.synthesis.registry import Machine, find_card, list_models, open_model, verify
 from SynthCTLib.synthesis.settings import settings_of
