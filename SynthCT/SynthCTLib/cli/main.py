@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from SynthCTLib import __version__
-from SynthCTLib.cli import doctor, models
+from SynthCTLib.cli import doctor, models, train
 from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
 from SynthCTLib.cli.screen import Screen, default_cache_folder, default_models_folder
 from SynthCTLib.errors import Cancelled, InputError
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+app.command("train")(train.train)
 
 # Typer carries a click of its own, whose base class of wrong usage has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

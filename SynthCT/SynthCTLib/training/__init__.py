@@ -1,0 +1,1 @@
+"""Training: recipes, losses, where the examples come from, and the engine."""

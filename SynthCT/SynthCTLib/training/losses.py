@@ -1,0 +1,86 @@
+"""The losses by name, each with its equation.
+
+Every loss takes the prediction p and the target t in HU, and weights w, all of shape
+(n, 1, z, y, x), and gives one number. Where w is 0 nothing is counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from SynthCTLib.errors import InputError
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+HU_UNIT = 1000.0  # so that a loss is near 1
+
+
+def l1(
+    p: Tensor, t: Tensor, w: Tensor, *, bone_weight: float = 0.0, bone_above_hu: float = 250.0
+) -> Tensor:
+    """Mean absolute error in 1000 HU: sum v |p - t| / sum v, v = w (1 + b [t > h])."""
+    v = w * (1 + bone_weight * (t > bone_above_hu)) if bone_weight else w
+    return (v * (p - t).abs()).sum() / v.sum().clamp(min=1) / HU_UNIT
+
+
+def l2(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """Mean squared error in (1000 HU)^2: sum w (p - t)^2 / sum w (Paper 1; Paper 2, eq. 1)."""
+    return (w * (p - t).square()).sum() / w.sum().clamp(min=1) / HU_UNIT**2
+
+
+def gradient_difference(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """Difference of gradients (Paper 2, eq. 2): mean over axes of (|dp| - |dt|)^2, (1000 HU)^2.
+
+    Neighbouring voxels along each axis, counted where both have weight.
+    """
+    total = p.new_zeros(())
+    for axis in (2, 3, 4):
+        dp, dt = p.diff(dim=axis).abs(), t.diff(dim=axis).abs()
+        n = w.shape[axis] - 1
+        both = torch.minimum(w.narrow(axis, 0, n), w.narrow(axis, 1, n))
+        total = total + (both * (dp - dt).square()).sum() / both.sum().clamp(min=1)
+    return total / 3 / HU_UNIT**2
+
+
+def bone_dice(
+    p: Tensor, t: Tensor, w: Tensor, *, threshold_hu: float = 300.0, width_hu: float = 100.0
+) -> Tensor:
+    """Soft Dice of bone: 1 - 2 sum w a b / sum w (a + b), a = sigmoid((p - h) / s), b = [t >= h].
+
+    Bone as in the Jaccard of Paper 1 (300 HU). Without any bone in t it is the share of voxels
+    called bone.
+    """
+    a = torch.sigmoid((p - threshold_hu) / width_hu)
+    b = (t >= threshold_hu).to(a.dtype)
+    both, either = (w * a * b).sum(), (w * (a + b)).sum()
+    return 1 - (2 * both + 1) / (either + 1)
+
+
+LOSSES: Mapping[str, Callable[..., Tensor]] = {
+    f.__name__.replace("_", "-"): f for f in (l1, l2, gradient_difference, bone_dice)
+}
+
+
+def loss_named(name: str, settings: Mapping[str, Any]) -> Loss:
+    """The loss with its settings filled in. Raises InputError for an unknown name or setting."""
+    if name not in LOSSES:
+        raise InputError(f"There is no loss named {name!r}: choose one of {', '.join(LOSSES)}.")
+    function = LOSSES[name]
+    known = [
+        p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY
+    ]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise InputError(
+            f"The loss {name} has no setting {', '.join(unknown)}: "
+            + (f"it has {', '.join(known)}." if known else "it has none.")
+        )
+
+    def loss(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        return function(p, t, w, **settings)
+
+    return loss

@@ -1,0 +1,104 @@
+"""What a network is asked for: from a batch to the loss, and from a case to its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from SynthCTLib.errors import InputError
+from SynthCTLib.training.examples import Batch, Case
+from SynthCTLib.training.losses import Loss, loss_named
+from SynthCTLib.training.recipe import OutputPart, Recipe
+
+SKETCH_WEIGHT = 0.5
+
+
+@runtime_checkable
+class TwoViews(Protocol):
+    """A network with a wide view, see ``networks.two_view_unet``."""
+
+    context_pooling: int
+
+    def look(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and sketch of pooled volumes."""
+        ...
+
+    def fine(self, patch: Tensor, features: Tensor) -> Tensor:
+        """The answer in patches."""
+        ...
+
+
+class Objective:
+    """The weighted sum of the recipe's losses; ``two-view`` adds the L1 of the sketch."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.output: OutputPart = recipe.output
+        self.two_views = recipe.objective == "two-view"
+        self.patch = recipe.model.window.patch
+        self.sketch_loss = loss_named("l1", {})
+        self.losses: tuple[tuple[str, float, Loss], ...] = tuple(
+            (part.name, part.weight, loss_named(part.name, part.settings)) for part in recipe.losses
+        )
+
+    def loss(
+        self, network: nn.Module, batch: Batch, autocast: torch.autocast
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch and its terms by name, the terms without gradient."""
+        with autocast:
+            if self.two_views:
+                predicted, sketches = self._both_views(network, batch)
+            else:
+                predicted, sketches = network(batch.images), []
+        hu = self.hu(predicted)
+        parts = {name: loss(hu, batch.targets, batch.weights) for name, _, loss in self.losses}
+        weights = {name: weight for name, weight, _ in self.losses}
+        if batch.overviews is not None and sketches:
+            seen = zip(sketches, batch.overviews.targets, batch.overviews.weights, strict=True)
+            terms = [self.sketch_loss(self.hu(sketch), t, w) for sketch, t, w in seen]
+            parts["sketch"] = torch.stack(terms).mean()
+            weights["sketch"] = SKETCH_WEIGHT
+        total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+        return total, {name: value.detach() for name, value in parts.items()}
+
+    def hu(self, y: Tensor) -> Tensor:
+        """From the network's numbers to HU, not clipped: a clipped value has no gradient."""
+        return self.output.scale * y.float() + self.output.offset
+
+    def case_mae_hu(self, network: nn.Module, case: Case, autocast: torch.autocast) -> float:
+        """Weighted mean absolute error of a whole volume, HU clipped to the stated range.
+
+        A network of two views sees the volume at once, any other in patches of the model's window.
+        """
+        with torch.inference_mode(), autocast:
+            if self.two_views:
+                predicted = network(case.image[None])
+            else:
+                predicted = sliding_window_inference(
+                    case.image[None], self.patch, 1, network, 0.25, mode="gaussian"
+                )
+        hu = self.hu(predicted)[0, 0].clamp(self.output.low_hu, self.output.high_hu)
+        error = (hu - case.target).abs() * case.weight
+        return float(error.sum() / case.weight.sum().clamp(min=1))
+
+    def _both_views(self, network: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        if not isinstance(network, TwoViews) or batch.overviews is None:
+            raise InputError(
+                "The objective two-view needs a network with a wide view and a source that gives "
+                "overviews: choose two_view_unet and heads, or the objective patch."
+            )
+        looked = [network.look(image) for image in batch.overviews.images]
+        pooling = network.context_pooling
+        side = [n // pooling for n in batch.images.shape[2:]]
+        cut = [
+            looked[volume][0][(slice(None), slice(None), *_places(corner, side, pooling))]
+            for volume, corner in zip(batch.overviews.volume, batch.overviews.corners, strict=True)
+        ]
+        return network.fine(batch.images, torch.cat(cut)), [sketch for _, sketch in looked]
+
+
+def _places(corner: tuple[int, int, int], side: list[int], pooling: int) -> tuple[slice, ...]:
+    return tuple(slice(c // pooling, c // pooling + n) for c, n in zip(corner, side, strict=True))

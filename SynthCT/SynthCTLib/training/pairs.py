@@ -1,0 +1,284 @@
+"""Examples from a folder of real pairs: each subject's MR and CT, cut into random patches.
+
+    data/subject/mr.nii.gz, ct.nii.gz [, mask.nii.gz]
+
+and the same a folder deeper, as the SynthRAD challenges lay out theirs (``data/brain/1BA001/``).
+Pairs are prepared once and kept by MONAI's persistent cache; patches are cut and mirrored by its
+random transforms, whose seed is the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import PersistentDataset
+from monai.transforms import Compose, RandFlipd, RandWeightedCropd, SpatialPadd, Transform
+from pydantic import Field
+from torch import Tensor
+
+from SynthCTLib.errors import InputError
+from SynthCTLib.imaging.files import read_volume
+from SynthCTLib.imaging.grids import Interpolator, isotropic_grid, resample, scanned_field, to_lps
+from SynthCTLib.imaging.masks import body_contour, head_mask
+from SynthCTLib.imaging.table import remove_table
+from SynthCTLib.progress import Progress
+from SynthCTLib.registration import RigidOptions, register_rigid
+from SynthCTLib.synthesis.preparation import Preparation, prepare
+from SynthCTLib.training.examples import Batch, Case
+from SynthCTLib.volume import Role, Volume, sha256_of
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs become patches.
+
+    ``spacing_mm``: cubic voxels; ``patch`` (z, y, x) in voxels; ``batch`` patches a step.
+    ``register``: ``rigid`` brings each CT onto its MR, ``none`` takes them as they lie.
+    ``bone_share`` of the patches are centred on bone, the rest anywhere in the body. ``mirror``:
+    axes (x, y, z) along which patches are mirrored, half of them. ``folds``: parts of the subjects,
+    each of which is the test part of one fold.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    spacing_mm: Annotated[float, Field(gt=0)] = 1.0
+    patch: tuple[Count, Count, Count] = (96, 96, 96)
+    batch: Count = 2
+    anatomy: Literal["head", "body"] = "head"
+    register: Literal["rigid", "none"] = "rigid"
+    remove_table: bool = True
+    ct_range_hu: tuple[float, float] = (-1000.0, 2400.0)
+    bone_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    mirror: tuple[Literal["x", "y", "z"], ...] = ()
+    folds: Annotated[int, Field(ge=2)] = 5
+    masked_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The files of a subject."""
+
+    name: str
+    mr: Path
+    ct: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the subjects of each part; the validation subject is one of the test part's.
+
+    So it is in Paper 1, section 3.3.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def find_subjects(folder: Path) -> tuple[Subject, ...]:
+    """All subjects below a folder, by name. Raises InputError naming those that lack an image."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: give the folder of the pairs with --data.")
+    found, incomplete = {}, []
+    places = sorted({p.parent for p in folder.rglob("*") if _stem(p) in ("mr", "ct")})
+    for place in places:
+        images = {_stem(p): p for p in sorted(place.iterdir()) if _stem(p) in ("mr", "ct", "mask")}
+        if "mr" in images and "ct" in images:
+            name = place.relative_to(folder).as_posix().replace("/", "-")
+            found[name] = Subject(name, images["mr"], images["ct"], images.get("mask"))
+        else:
+            incomplete.append(place.name)
+    if incomplete:
+        raise InputError(
+            f"{_listed(incomplete)} in {folder} lack an mr or a ct image: "
+            "add it, or move these folders away."
+        )
+    if not found:
+        raise InputError(
+            f"There are no pairs in {folder}: give a folder with one folder for each subject that "
+            "holds mr.nii.gz and ct.nii.gz."
+        )
+    return tuple(found[name] for name in sorted(found))
+
+
+def split_of(names: tuple[str, ...], folds: int, fold: int, seed: int) -> Split:
+    """The parts of a fold (from 1). Raises InputError when there are fewer subjects than folds."""
+    if len(names) < folds:
+        raise InputError(
+            f"There are {len(names)} subjects and {folds} folds: add subjects, or set fewer folds "
+            "in the recipe."
+        )
+    if not 1 <= fold <= folds:
+        raise InputError(f"There is no fold {fold} of {folds}: give a number from 1 to {folds}.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    test = tuple(names[i] for i in order[fold - 1 :: folds])
+    return Split(tuple(n for n in sorted(names) if n not in test), test[:1], test)
+
+
+class PairSource:
+    """See the module. ``folder`` keeps prepared pairs."""
+
+    def __init__(
+        self,
+        settings: PairSettings,
+        subjects: tuple[Subject, ...],
+        split: Split,
+        preparation: Preparation,
+        folder: Path,
+        seed: int,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.settings, self.split, self.seed, self.device = settings, split, seed, device
+        progress.stage("Preparing the pairs", 1.0)
+        items = {s.name: _item(s, settings, preparation) for s in subjects}
+        self._cases = PersistentDataset(
+            [items[n] for n in split.validation], PreparedPair(), folder / "pairs"
+        )
+        self._pairs = PersistentDataset(
+            [items[n] for n in split.train], PreparedPair(), folder / "pairs"
+        )
+        whole = len(self._pairs) + len(self._cases)
+        for index in range(len(self._pairs)):  # fills the cache; raises before any training
+            self._prepare(index)
+            progress.update((index + 1) / whole, split.train[index])
+        self._random = self._patches()
+
+    def _prepare(self, index: int) -> None:
+        """Fill the cache; MONAI wraps what a transform raises."""
+        try:
+            self._pairs[index]
+        except RuntimeError as error:
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
+            raise
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in which each subject gives one patch (Paper 1's epoch)."""
+        return max(1, -(-len(self._pairs) // self.settings.batch))
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        """One patch of each of a few subjects; every subject once before any comes again."""
+        count = self.settings.batch
+        drawn = []
+        for number in range(step * count, (step + 1) * count):
+            epoch, place = divmod(number, len(self._pairs))
+            order = np.random.default_rng((self.seed, rank, epoch)).permutation(len(self._pairs))
+            self._random.set_random_state(seed=(self.seed * 1_000_003 + number * 64 + rank) % 2**32)
+            drawn.append(self._random(dict(self._pairs[int(order[place])]))[0])
+        images, hu, weights = (
+            torch.stack([torch.as_tensor(d[key]) for d in drawn]).to(self.device)
+            for key in ("image", "hu", "weight")
+        )
+        return Batch(images.float(), hu.float(), weights.float())
+
+    def cases(self) -> Iterator[Case]:
+        """The validation subjects, whole."""
+        for name, pair in zip(self.split.validation, self._cases, strict=True):
+            image, hu, weight = (
+                torch.as_tensor(pair[key]).float().to(self.device)
+                for key in ("image", "hu", "weight")
+            )
+            yield Case(name, image, hu[0], weight[0])
+
+    def _patches(self) -> Compose:
+        keys, patch = ("image", "hu", "weight"), self.settings.patch
+        axis = {"z": 0, "y": 1, "x": 2}
+        return Compose(
+            [
+                SpatialPadd((*keys, "centres"), patch, mode="constant"),
+                RandWeightedCropd(keys, "centres", patch, num_samples=1),
+                *(RandFlipd(keys, prob=0.5, spatial_axis=axis[a]) for a in self.settings.mirror),
+            ]
+        )
+
+
+class PreparedPair(Transform):
+    """:func:`prepared_pair` as MONAI's cache wants it: a transform, not random."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Tensor]:
+        """Prepare one subject."""
+        return prepared_pair(item)
+
+
+def prepared_pair(item: dict[str, Any]) -> dict[str, Tensor]:
+    """One subject: channels of the MR, HU, weights, and where patches may be centred.
+
+    All (channels, z, y, x) in LPS order with cubic voxels. The CT is brought onto the MR and is
+    -1000 HU where it was not scanned; weights are 0 there. Raises InputError naming the subject.
+    """
+    settings: PairSettings = item["settings"]
+    try:
+        mr = to_lps(read_volume(item["mr"], Role.MR)).volume
+        ct = read_volume(item["ct"], Role.CT)
+        if settings.remove_table:
+            ct = remove_table(ct).volume
+        transform = None
+        if settings.register == "rigid":
+            transform = register_rigid(mr, ct, RigidOptions()).transform
+        grid = isotropic_grid(mr.grid, settings.spacing_mm)
+        fine = resample(mr, grid)
+        hu = resample(ct, grid, transform=transform, interpolator=Interpolator.BSPLINE)
+        scanned = scanned_field(mr, grid).array > 0
+        both = scanned & (scanned_field(ct, grid, transform).array > 0)
+        region = _region(fine, item, settings)
+        channels = prepare(fine.array, scanned, region, item["preparation"])
+    except InputError as error:
+        raise InputError(f"Subject {item['name']}: {error}") from error
+    values = np.clip(hu.array, *settings.ct_range_hu)
+    weight = both & region if settings.masked_loss else both
+    body = region & both
+    bone = body & (values >= 300)
+    centres = _even(body) * (1 - settings.bone_share) + _even(bone) * settings.bone_share
+    return {
+        "image": torch.from_numpy(channels.astype(np.float16)),
+        "hu": torch.from_numpy(np.round(values).astype(np.int16))[None],
+        "weight": torch.from_numpy(weight)[None],
+        "centres": torch.from_numpy(centres.astype(np.float32))[None],
+    }
+
+
+def _even(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """A million shared evenly among the voxels of a mask."""
+    return mask * np.float32(1e6 / max(1, int(np.count_nonzero(mask))))
+
+
+def _region(mr: Volume, item: dict[str, Any], settings: PairSettings) -> npt.NDArray[np.bool_]:
+    if item["mask"]:
+        mask = resample(read_volume(item["mask"], Role.MASK), mr.grid)
+        return np.asarray(mask.array > 0)
+    found = head_mask(mr) if settings.anatomy == "head" else body_contour(mr)
+    return np.asarray(found.array > 0)
+
+
+def _item(subject: Subject, settings: PairSettings, preparation: Preparation) -> dict[str, Any]:
+    """What decides the prepared pair, and so the key it is kept under."""
+    files = {"mr": subject.mr, "ct": subject.ct, "mask": subject.mask}
+    return {
+        "name": subject.name,
+        "settings": settings,
+        "preparation": preparation,
+        "hashes": [sha256_of(p) for p in files.values() if p is not None],
+        **{role: path and str(path) for role, path in files.items()},
+    }
+
+
+def _stem(path: Path) -> str:
+    name = path.name.lower()
+    suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
+    return name.removesuffix(suffix) if suffix else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
