@@ -10,7 +10,8 @@ independent of the patch it was computed in; the wide view always sees the whole
 normalised over it.
 
 Sizes: the volume's axes are multiples of 16 voxels, a patch's of 8, and a patch begins at multiples
-of 8 voxels of the volume.
+of 8 voxels of the volume. One axis of the volume is longer than 32 voxels: the wide view is
+normalised over at least two.
 """
 
 from __future__ import annotations
