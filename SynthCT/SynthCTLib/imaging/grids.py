@@ -65,9 +65,27 @@ def resample(
 
 
 def scanned_field(volume: Volume, grid: Grid, transform: sitk.Transform | None = None) -> Volume:
-    """Mask on ``grid`` of the voxels whose centre lies inside the volume's field of view."""
-    ones = volume.grid.blank(sitk.sitkUInt8) + 1
-    moved = sitk.Resample(
+    """Mask on ``grid`` of the voxels whose centre lies inside the volume's field of view.
+
+    Of a DICOM series with a tilted gantry that is where its slices were, not the upright block
+    that it was resampled into.
+    """
+    scanned = _inside(volume.grid.blank(sitk.sitkUInt8) + 1, grid, transform)
+    for step in volume.provenance.steps:
+        if "scanned_index_to_world" in step.settings:
+            to_index = sitk.AffineTransform(3)
+            inverse = np.linalg.inv(step.settings["scanned_index_to_world"])
+            to_index.SetMatrix(inverse[:3, :3].ravel().tolist())
+            to_index.SetTranslation(inverse[:3, 3].tolist())
+            chain = [to_index, transform] if transform is not None else [to_index]
+            slices = sitk.Image(step.settings["scanned_size"], sitk.sitkUInt8) + 1
+            scanned = scanned & _inside(slices, grid, sitk.CompositeTransform(chain))
+    return volume.with_image(scanned, role=Role.MASK, step=Step("scanned_field"))
+
+
+def _inside(ones: sitk.Image, grid: Grid, transform: sitk.Transform | None) -> sitk.Image:
+    """1 at the voxels of a grid whose centres a transform takes into an image of ones."""
+    return sitk.Resample(
         ones,
         grid.size,
         transform or sitk.Transform(3, sitk.sitkIdentity),
@@ -78,7 +96,6 @@ def scanned_field(volume: Volume, grid: Grid, transform: sitk.Transform | None =
         0,
         sitk.sitkUInt8,
     )
-    return volume.with_image(moved, role=Role.MASK, step=Step("scanned_field"))
 
 
 def isotropic_grid(grid: Grid, spacing_mm: float) -> Grid:

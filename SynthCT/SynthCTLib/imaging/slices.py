@@ -284,6 +284,8 @@ def untilted(volume: Volume, stack: SliceStack, title: str, outside: float) -> V
     moved = resample(
         volume, grid, transform=to_upright, interpolator=Interpolator.LINEAR, outside=outside
     )
+    slices = upright.index_to_world
+    slices[:3, 2] += stack.shear * upright.spacing_mm[2]
     degrees = float(np.degrees(np.arctan(np.linalg.norm(stack.shear))))
     note = (
         f"The slices of the {title} are tilted by {degrees:.1f} degrees against their "
@@ -293,6 +295,9 @@ def untilted(volume: Volume, stack: SliceStack, title: str, outside: float) -> V
         "tilt_degrees": degrees,
         "interpolator": "linear",
         "outside": outside,
+        # Where the slices were scanned: their size in voxels, and voxels to LPS mm.
+        "scanned_size": list(upright.size),
+        "scanned_index_to_world": slices.tolist(),
         "note": note,
     }
     return replace(moved, provenance=volume.provenance.with_step(Step("untilt", settings)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.dicom import list_series, read_series
 from SynthCTLib.imaging.files import read_volume, reading_notes
+from SynthCTLib.imaging.grids import scanned_field
 from SynthCTLib.volume import Grid, Role, Unit, Volume
 
 # A field that is linear in LPS mm: linear interpolation must give it back exactly.
@@ -378,6 +380,14 @@ def test_a_tilted_field_comes_out_where_it_was(
     far = (along < -1.0) | (along > 40 * 1.5)
     assert far.any()
     assert set(np.unique(volume.array[far])) == {-1000.0}
+    # What no slice reached does not count as scanned, on the volume's own grid and on another.
+    field = scanned_field(volume, volume.grid).array > 0
+    assert field[scanned].all()
+    assert not field[far].any()
+    shift = sitk.TranslationTransform(3, (5.0, -7.0, 3.0))
+    origin = np.asarray(volume.grid.origin_mm) - shift.GetOffset()
+    beside = replace(volume.grid, origin_mm=tuple(origin.tolist()))
+    np.testing.assert_array_equal(scanned_field(volume, beside, shift).array > 0, field)
     assert f"{abs(degrees):.1f} degrees" in reading_notes(volume)[0]
 
 
