@@ -66,7 +66,9 @@ class Screen:
         if not self.console.is_terminal and (event.stage != self.stage or waited):
             self.stage, self.last_line = event.stage, now
             line = f"{event.fraction:4.0%}  {event.stage}  {event.message}".rstrip()
-            self.console.print(f"{line}  {remaining}".rstrip(), highlight=False, markup=False)
+            self.console.print(
+                f"{line}  {remaining}".rstrip(), highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def _clock(seconds: float) -> str:

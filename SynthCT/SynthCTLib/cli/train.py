@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C or a kill leaves a checkpoint; --resume goes on to the exact step.
 
-    On several GPUs: torchrun --nproc-per-node N -m SynthCTLib.cli.main train RECIPE ...
+    On several GPUs: torchrun --nproc-per-node N -m SynthCTLib.cli train RECIPE ... --device cuda
     """
     from SynthCTLib.training.recipe import read_recipe
     from SynthCTLib.workflow.training import TrainingRequest, train_recipe

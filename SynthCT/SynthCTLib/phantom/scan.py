@@ -6,6 +6,7 @@ once, and rendered where it is looked at. Tensors are (z, y, x) in LPS order, 1 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -148,13 +149,16 @@ class RandomScan:
         return torch.stack([signal * scanned, scanned])
 
     def whole(self, textures: Tensor) -> Tensor:
-        """The scan of the whole head at full resolution: (2, z, y, x), in blocks of 64 voxels."""
+        """The scan of the whole head at full resolution, (2, z, y, x), in cubes of 32 voxels.
+
+        The sides of the head are multiples of 32.
+        """
+        side = 32
         blocks = torch.zeros((2, *self.signal.shape), device=self.signal.device)
-        for z in range(0, self.signal.shape[0], 64):
-            for y in range(0, self.signal.shape[1], 64):
-                for x in range(0, self.signal.shape[2], 64):
-                    place = _block((z, y, x), 64)
-                    blocks[(slice(None), *place)] = self.patch((z, y, x), 64, textures)
+        for corner in itertools.product(*(range(0, n, side) for n in self.signal.shape)):
+            z, y, x = corner
+            place = _block((z, y, x), side)
+            blocks[(slice(None), *place)] = self.patch((z, y, x), side, textures)
         return blocks
 
     def _draw(self) -> float:

@@ -73,6 +73,7 @@ class _State:
     scaler: torch.amp.GradScaler
     schedule: Schedule
     step: int = 0
+    begun: int = 0  # the step at which this process began
     bad_steps: int = 0
     best_mae_hu: float | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -228,11 +229,11 @@ def _epoch(
 
 
 def _tell(recipe: Recipe, state: _State, journal: Journal, progress: Progress) -> None:
+    loss = "" if math.isnan(journal.recent) else f", loss {journal.recent:.3f}"
     error = "" if state.best_mae_hu is None else f", best validation MAE {state.best_mae_hu:.1f} HU"
-    progress.update(
-        state.step / recipe.steps,
-        f"step {state.step} of {recipe.steps}, loss {journal.recent:.3f}{error}",
-    )
+    # Of what is left since this process began: a resumed training knows its own pace only.
+    done = (state.step - state.begun) / max(1, recipe.steps - state.begun)
+    progress.update(done, f"step {state.step} of {recipe.steps}{loss}{error}")
 
 
 def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -279,7 +280,8 @@ def _restore(recipe: Recipe, state: _State, kept: Checkpoint) -> None:
         state.average.load_state_dict(content["average"])
     state.best, state.best_mae_hu = content["best"], content["best_mae_hu"]
     state.history = [tuple(entry) for entry in content["history"]]
-    state.step, state.bad_steps = kept.step, content["bad_steps"]
+    state.step = state.begun = kept.step
+    state.bad_steps = content["bad_steps"]
 
 
 def load_initial(network: nn.Module, path: Path) -> None:

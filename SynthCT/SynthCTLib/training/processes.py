@@ -49,11 +49,20 @@ class Processes:
 ALONE = Processes()
 
 
+def device_of(environment: Mapping[str, str], device: str) -> str:
+    """The device of this process: torchrun's local rank says which GPU is its own."""
+    rank = environment.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and device.startswith("cuda") else device
+
+
 def join(environment: Mapping[str, str], device: str) -> Processes:
     """Join the processes torchrun started, told by its variables; alone where there are none."""
     count = int(environment.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
-    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+    on_gpu = torch.device(device).type == "cuda"
+    backend = "nccl" if on_gpu else "gloo"
+    if on_gpu:
+        torch.cuda.set_device(device)
     distributed.init_process_group(backend)
     return Processes(int(environment["RANK"]), count)

@@ -69,6 +69,7 @@ def train_recipe(
             f"Training needs the package {error.name}: install SynthCT with the extra 'train'."
         ) from error
     device = choose_device(request.device, progress)
+    device = processes.device_of(environment or {}, device)
     together = processes.join(environment or {}, device)
     if request.threads:
         torch.set_num_threads(request.threads)

@@ -1,0 +1,5 @@
+"""``python -m SynthCTLib.cli``: the command line, for launchers that start modules (torchrun)."""
+
+from SynthCTLib.cli.main import main
+
+main()
