@@ -292,6 +292,9 @@ def export(
             help="DICOM: send to AET@HOST:PORT; repeated, it sends what is not there yet."
         ),
     ] = None,
+    calling_aet: Annotated[
+        str, typer.Option(help="The title by which the PACS knows SynthCT.")
+    ] = "SYNTHCT",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -308,6 +311,7 @@ def export(
         patient_from=patient_from,
         placeholders=placeholders,
         pacs=None if to_pacs is None else Pacs.parse(to_pacs),
+        calling_title=calling_aet,
         overwrite=overwrite,
     )
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:

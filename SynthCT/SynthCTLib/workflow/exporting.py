@@ -22,7 +22,7 @@ from SynthCTLib.export.formats import Format
 from SynthCTLib.export.images import write_images
 from SynthCTLib.export.interfile import on_mmr_grid, upright, write_mmr, write_stir
 from SynthCTLib.export.origin import sidecar_of, write_sidecar
-from SynthCTLib.export.pacs import Pacs, Sending, send
+from SynthCTLib.export.pacs import CALLING_TITLE, Pacs, PacsOptions, Sending, send
 from SynthCTLib.export.parcel import is_untouched, manifest_of, packing
 from SynthCTLib.progress import Progress
 from SynthCTLib.volume import Volume, sha256_of
@@ -40,8 +40,9 @@ class ExportOptions:
     ``pet_grid`` is where its µ-map goes. ``centred`` puts STIR's Interfile on the scanner's axis
     and gives up the patient's frame. DICOM objects belong to the patient, study and frame of
     reference of the job's source series; ``patient_from`` names the folder of another series to
-    take them from, ``placeholders`` takes nobody's. They are also sent to ``pacs``. Raises
-    InputError where an option means nothing to the format.
+    take them from, ``placeholders`` takes nobody's. They are also sent to ``pacs``, to which
+    SynthCT names itself ``calling_title``. Raises InputError where an option means nothing to the
+    format.
     """
 
     format: Format
@@ -50,6 +51,7 @@ class ExportOptions:
     patient_from: Path | None = None
     placeholders: bool = False
     pacs: Pacs | None = None
+    calling_title: str = CALLING_TITLE
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class ExportOptions:
                 f"--patient-from and --placeholders are for DICOM and the format is {self.format}: "
                 "leave them out."
             )
+        PacsOptions(self.calling_title)  # a title that cannot be is refused before any work
         if self.pacs is not None and not self.format.is_dicom:
             raise InputError(
                 f"A PACS takes DICOM and the format is {self.format}: use dicom, dicom-pm or "
@@ -103,7 +106,7 @@ def export_job(
     sending = None
     if options.pacs is not None:
         progress.stage("Sending", 0.5)
-        sending = send(folder, options.pacs, progress)
+        sending = send(folder, options.pacs, progress, PacsOptions(options.calling_title))
     progress.update(1.0)
     return Exported(folder, sending)
 

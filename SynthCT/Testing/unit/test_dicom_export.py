@@ -440,6 +440,24 @@ def test_scanner_and_source_images_are_told_and_not_taken_on(
         )
 
 
+def test_a_multi_frame_source_is_one_reference(
+    finished_job: ModuleType, dicom_series: ModuleType, tmp_path: Path
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 900, (16, 24, 20)).astype(np.int16)
+    tags = {**PATIENT, "SOPInstanceUID": "1.2.3.80"}
+    layout = dicom_series.Layout.regular(16, 9.0, (-70, -90, 310), spacing=(8.0, 7.0), tags=tags)
+    (tmp_path / "mr").mkdir()
+    dicom_series.write_enhanced(tmp_path / "mr" / "1.dcm", stored, layout)
+    read = read_volume(tmp_path / "mr", Role.MR).provenance.tags
+    folder = finished_job.make_job(tmp_path / "job", tags=read)
+    assert export(folder, "dicom", tmp_path / "out") == 0
+    dataset = datasets(tmp_path / "out")[0]
+    assert dataset.PatientID == "4711"
+    (reference,) = dataset.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == "1.2.3.80"
+    assert pydicom.uid.UID(reference.ReferencedSOPClassUID).name == "Enhanced MR Image Storage"
+
+
 def test_without_dicom_they_are_nobodys_and_say_so(
     job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

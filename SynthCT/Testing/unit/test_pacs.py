@@ -47,10 +47,12 @@ class Archive:
     takes: tuple[str, ...] = (CTImageStorage, ParametricMapStorage)
     answer: Callable[[int, evt.Event], int] = lambda number, event: 0
     stored: list[str] = field(default_factory=list)
+    callers: set[str] = field(default_factory=set)
     number: int = 0
 
     def store(self, event: evt.Event) -> int:
         self.number += 1
+        self.callers.add(event.assoc.requestor.ae_title)
         status = self.answer(self.number, event)
         if status == 0:
             self.stored.append(str(event.request.AffectedSOPInstanceUID))
@@ -250,6 +252,19 @@ def test_command_sends_the_same_objects_at_the_second_try(
         assert export(job, "dicom", folder, "--to-pacs", str(pacs)) == 2
         assert export(job, "dicom", folder, "--to-pacs", str(pacs), "--overwrite") == 0
     assert len(archive.stored) == 2 * SLICES
+
+
+def test_the_pacs_is_told_the_title_that_it_knows(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = Archive()
+    with archive.running() as pacs:
+        more = ("--to-pacs", str(pacs), "--calling-aet")
+        assert export(job, "dicom-pm", tmp_path / "out", *more, "MU_STATION") == 0
+        assert export(job, "dicom-pm", tmp_path / "no", *more, "A_TITLE_OF_TWENTY_ONE") == 2
+    assert archive.callers == {"MU_STATION"}
+    assert "1 to 16 characters" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_only_dicom_goes_to_a_pacs(
