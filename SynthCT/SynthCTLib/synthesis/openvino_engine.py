@@ -27,6 +27,7 @@ from SynthCTLib.synthesis.engines import (
 )
 from SynthCTLib.synthesis.window import Corner
 
+EXAMPLE_SIDE = 64  # of an excerpt to trace: more than one voxel five levels down
 HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16", Precision.FP16: "f16"}
 MEMORY_WORDS = ("bad allocation", "bad_alloc", "not enough memory", "failed to allocate")
 
@@ -98,26 +99,42 @@ class OpenVinoEngine:
 
     def _model(self, part: str, inputs: Sequence[Array]) -> openvino.Model:
         """One method of the network as an OpenVINO model with the shapes of these inputs."""
-        examples = tuple(torch.from_numpy(x) for x in inputs)
+        model = self._traced(part, _excerpts(inputs))
+        shapes = {
+            port: openvino.PartialShape(x.shape)
+            for port, x in zip(model.inputs, inputs, strict=True)
+        }
+        try:
+            model.reshape(shapes)
+        except RuntimeError:  # a size of the excerpt has become a constant of the graph
+            model = self._traced(part, inputs)
+        return model
+
+    def _traced(self, part: str, inputs: Sequence[Array]) -> openvino.Model:
+        examples = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)
         with warnings.catch_warnings(), torch.inference_mode():
             # Tracing is deprecated in favour of torch.export, whose programs OpenVINO 2026.4
-            # cannot read with torch 2.13; and a traced shape becomes a constant, as it should.
+            # cannot read with torch 2.13.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(_Part(self.network, part), examples, check_trace=False)
             decoder = TorchScriptPythonDecoder(traced, example_input=examples)
         frontend = FrontEndManager().load_by_framework("pytorch")
         try:
-            model = frontend.convert(frontend.load(decoder))
+            return frontend.convert(frontend.load(decoder))
         except openvino.frontend.OpConversionFailure as error:
             raise NotConvertible("OpenVINO lacks an operation of the network") from error
-        model.reshape(
-            {
-                port: openvino.PartialShape(x.shape)
-                for port, x in zip(model.inputs, inputs, strict=True)
-            }
-        )
-        return model
+
+
+def _excerpts(inputs: Sequence[Array]) -> list[Array]:
+    """A corner of the inputs, the same part of each: tracing computes the network once in torch."""
+    sides = inputs[0].shape[2:]
+    parts = [min(side, EXAMPLE_SIDE) / side for side in sides]
+    small = []
+    for x in inputs:
+        z, y, x_size = (round(n * part) for n, part in zip(x.shape[2:], parts, strict=True))
+        small.append(x[:, :, :z, :y, :x_size])
+    return small
 
 
 class _Part(torch.nn.Module):

@@ -21,9 +21,10 @@ from SynthCTLib.errors import Cancelled, InputError, MissingModel, MissingPackag
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample, to_lps
 from SynthCTLib.imaging.masks import head_mask
+from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.resources import resource
-from SynthCTLib.synthesis.engines import EngineName, choose_engine
+from SynthCTLib.synthesis.engines import EngineName, Precision, choose_engine, open_engine
 from SynthCTLib.synthesis.patchwise import (
     Load,
     PatchwiseSettings,
@@ -455,6 +456,53 @@ def test_torch_and_openvino_agree(coarse_head: Volume, models: Path, name: str) 
     assert difference.max() < 1.0
     assert difference.mean() < 0.05
     assert torches.volume.array.std() > 100
+
+
+def baked(x: torch.Tensor) -> torch.Tensor:
+    """A ramp whose length a trace keeps as a constant."""
+    return x[:, :1] + torch.arange(int(x.shape[4]), dtype=torch.float32)
+
+
+@needs_openvino
+@pytest.mark.parametrize("shape", [(32, 48, 32), (96, 80, 112)])
+@pytest.mark.parametrize("kind", ["paper 1", "plain", "baked"])
+def test_openvino_computes_any_shape_of_patch_as_torch_does(
+    kind: str, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(1)
+    network: torch.nn.Module = Answer(baked)
+    if kind != "baked":
+        settings = {"channels": [2, 3, 4, 4, 6], "residual_units": 2 if kind == "paper 1" else 0}
+        network = build_network("shuffle_unet", settings)
+    patches = np.random.default_rng(0).normal(size=(2, 1, *shape)).astype(np.float32)
+    answers = []
+    for name in (EngineName.TORCH, EngineName.OPENVINO):
+        engine = open_engine(name, network, "cpu", Precision.FP32, 1)
+        engine.begin(patches[0])
+        answers.append(engine.predict(patches, [(0, 0, 0), (0, 0, 0)]))
+    assert answers[1].shape == (2, *shape)
+    np.testing.assert_allclose(answers[1], answers[0], atol=2e-3 * np.abs(answers[0]).max())
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_both_views_of_the_head_network_are_computed_where_the_patch_lies(name: str) -> None:
+    torch.manual_seed(1)
+    network = build_network("two_view_unet", {"fine": [4, 4, 8], "wide": [2, 4, 4, 4]}).eval()
+    volume = np.random.default_rng(0).uniform(size=(2, 80, 112, 96)).astype(np.float32)
+    corner, sides = (8, 16, 24), (48, 64, 32)
+    block = tuple(slice(c, c + s) for c, s in zip(corner, sides, strict=True))
+    quarter = tuple(slice(b.start // 4, b.stop // 4) for b in block)
+    patch = volume[(slice(None), *block)][np.newaxis]
+    with torch.inference_mode():
+        features = network.context(torch.from_numpy(volume)[None])
+        expected = network.fine(torch.from_numpy(patch), features[(..., *quarter)])[:, 0].numpy()
+    engine = open_engine(EngineName(name), network, "cpu", Precision.FP32, 1)
+    engine.begin(volume)
+    np.testing.assert_allclose(
+        engine.predict(patch, [corner]), expected, atol=2e-3 * np.abs(expected).max()
+    )
+    elsewhere = engine.predict(patch, [(32, 48, 64)])
+    assert np.abs(elsewhere - expected).max() > 1e-2 * np.abs(expected).max()
 
 
 @needs_openvino
