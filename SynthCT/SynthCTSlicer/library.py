@@ -93,10 +93,24 @@ def models(task):
     from SynthCTLib.synthesis.task import Task
 
     try:
-        cards = list_models(Task(task))
+        cards = list_models(Task(task), models_dir())
     except SynthCTError as error:
         raise PanelError(str(error)) from error
     return tuple(ModelLine(c.name, c.title, c.default, card_html(c)) for c in cards)
+
+
+def models_dir():
+    """The folder of the user's own models."""
+    from SynthCTLib.cli.screen import default_models_folder
+
+    return default_models_folder()
+
+
+def export_formats():
+    """(name, whether it is DICOM, suffix or None) of each format the library exports to."""
+    from SynthCTLib.export.formats import Format
+
+    return tuple((f.value, f.is_dicom, f.suffix) for f in Format)
 
 
 def card_html(card):

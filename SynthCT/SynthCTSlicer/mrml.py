@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from SynthCTSlicer.signals import PanelError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-OUTPUT, RUN = "SynthCT.Output", "SynthCT.Run"
+OUTPUT, RUN, FOLDER = "SynthCT.Output", "SynthCT.Run", "SynthCT.Folder"
 
 _MODALITY = {"MR": "mr", "CT": "ct", "PT": "pet"}
 _TOKENS = (
@@ -64,6 +64,8 @@ def load_paths(paths):
             failures.append(_("There is no file {path}.").format(path=path))
     for folder in dict.fromkeys(folders):
         found = _load_dicom(folder)
+        for identifier in found:
+            slicer.mrmlScene.GetNodeByID(identifier).SetAttribute(FOLDER, str(folder))
         loaded += found
         if not found:
             failures.append(
@@ -345,7 +347,7 @@ def _metrics_table(folder, subject):
             for row in rows:
                 column.InsertNextValue(_figure(row[key]))
             table.AddColumn(column)
-        table.SetUseColumnNameAsColumnHeader(True)
+        table.SetUseColumnTitleAsColumnHeader(True)
         return table
     return None
 

@@ -9,9 +9,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SynthCTSlicer import views
-from SynthCTSlicer.decide import DecideLogic
-from SynthCTSlicer.mrml import find_output, write_volume
+from SynthCTSlicer import library, views
+from SynthCTSlicer.decide import FORMATS, DecideLogic
+from SynthCTSlicer.mrml import FOLDER, find_output, write_volume
 from SynthCTSlicer.parameters import PanelParameters
 from SynthCTSlicer.review import ReviewLogic
 from SynthCTSlicer.run import RunLogic, subject_name
@@ -70,7 +70,9 @@ class Panel:
         self.review_view = views.ReviewView(
             ui, self.review, self._complain, self._reevaluate, ui.reviewSection
         )
-        self.decide_view = views.DecideView(ui, self.decide, self._export_mu_map)
+        self.decide_view = views.DecideView(
+            ui, self.decide, self.task, self._export_mu_map, self._export_job
+        )
         self.notice = views.NoticeView(ui, self.task.refresh)
 
         for runner in (self.runner, self.checker, self.exporter):
@@ -153,7 +155,7 @@ class Panel:
                 **self.task.options(),
                 "registration": "none",
                 "remove_table": False,
-                "anatomy": "head" if "head" in masks else "body",
+                "anatomy": "head" if "head_edited" in masks else "body",
             },
         }
         try:
@@ -168,7 +170,13 @@ class Panel:
         ct = self.review.node("ct")
         if ct is None:
             raise PanelError(_("There is no synthetic CT to make a µ-map from: run a task first."))
-        suffix = {"nifti": ".nii.gz", "nrrd": ".nrrd"}[file_format]
+        suffix = {name: s for name, _dicom, s in library.export_formats()}[file_format]
+        if suffix is None:
+            raise PanelError(
+                _(
+                    "A µ-map alone is written as NIfTI, NRRD or MetaImage: press Export for {f}."
+                ).format(f=file_format)
+            )
         target = folder / f"{self.review.record()['subject']}_mumap{suffix}"
         if target.exists():
             raise PanelError(_("{path} exists already: choose another folder.").format(path=target))
@@ -176,13 +184,10 @@ class Panel:
         work.mkdir(parents=True)
         try:
             write_volume(ct, work / "ct.nrrd")
-            arguments = ["-m", "SynthCTLib.cli.main", "mumap", "--ct", str(work / "ct.nrrd")]
+            arguments = ["-m", "SynthCTLib", "mumap", "--ct", str(work / "ct.nrrd")]
             arguments += ["--convention", self.task.state.convention, "--quiet"]
             if on_pet_grid:
-                pet = self.volumes.node("pet") or self.volumes.node("nac_pet")
-                if pet is None:
-                    raise PanelError(_("Choose the PET whose grid the µ-map shall have."))
-                write_volume(pet, work / "pet.nrrd")
+                write_volume(self._pet(), work / "pet.nrrd")
                 arguments += ["--grid", str(work / "pet.nrrd")]
             if fwhm_mm > 0:
                 arguments += ["--fwhm", str(fwhm_mm)]
@@ -194,10 +199,70 @@ class Panel:
         self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
         self.decide._say(_("Writing {path}").format(path=target), "")
 
+    def _export_job(self, folder, file_format, on_pet_grid, fwhm_mm):
+        """The whole result in one format of the library, in a process of its own."""
+        folder = self.decide._folder(folder)
+        record = self.review.record()
+        job = Path(record.get("folder", ""))
+        if not (job / "result.json").is_file():
+            if file_format in FORMATS:
+                self.decide.export_image("ct", folder, file_format)
+                return
+            raise PanelError(
+                _(
+                    "The job's folder is gone, as after a restart: choose NIfTI or NRRD, "
+                    "or run again."
+                )
+            )
+        target = folder / f"{record['subject']}_{file_format}"
+        if target.exists():
+            raise PanelError(_("{path} exists already: choose another folder.").format(path=target))
+        work = self._root() / f"export-{os.urandom(4).hex()}"
+        work.mkdir(parents=True)
+        arguments = ["-m", "SynthCTLib", "export", str(job), "--format", file_format]
+        arguments += ["--quiet", "-o", str(target)]
+        try:
+            if {name: dicom for name, dicom, _s in library.export_formats()}[file_format]:
+                arguments += ["--patient-from", self._dicom_folder()]
+            if file_format != "dicom":
+                if on_pet_grid:
+                    write_volume(self._pet(), work / "pet.nrrd")
+                    arguments += ["--grid", str(work / "pet.nrrd")]
+                if fwhm_mm > 0:
+                    arguments += ["--fwhm", str(fwhm_mm)]
+        except PanelError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        self._export_target = target
+        self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
+        self.decide._say(_("Writing {path}").format(path=target), "")
+
+    def _pet(self):
+        pet = self.volumes.node("pet") or self.volumes.node("nac_pet")
+        if pet is None:
+            raise PanelError(_("Choose the PET whose grid the µ-map shall have."))
+        return pet
+
+    def _dicom_folder(self):
+        """The folder that the input was dropped from: DICOM objects belong to its study."""
+        for key in ("mr", "nac_pet", "ct"):
+            node = self.review.node(key)
+            folder = node.GetAttribute(FOLDER) if node is not None else None
+            if folder and Path(folder).is_dir():
+                return folder
+        raise PanelError(
+            _(
+                "DICOM objects need the patient and study of the input: drop the input as a folder "
+                "with a DICOM series, run, and export again."
+            )
+        )
+
     def _exported(self, job, outcome):
         shutil.rmtree(job.folder, ignore_errors=True)
-        if outcome.kind == DONE:
+        if outcome.kind == DONE and self._export_target.exists():
             self.decide._say(_("Written: {path}").format(path=self._export_target), "fine")
+        elif outcome.kind == DONE:
+            self.decide._say(_("Nothing was written: export again."), "error")
         else:
             self.decide._say(outcome.message, "error")
 
@@ -215,13 +280,13 @@ class Panel:
         for slot in SLOTS:
             volume = getattr(parameters, slot)
             self.volumes.choose(slot, volume.GetID() if volume is not None else "")
-        self._syncing = False
-        self.task.refresh()
         run = parameters.run
+        self.task.reload()
         held = run if run and find_output(run, "record") is not None else ""
         self.run.state.run = held
         self.review.show(held)
         self.decide.show(held)
+        self._syncing = False
         self.volumes.changed()
         self.run.changed()
         self._save()

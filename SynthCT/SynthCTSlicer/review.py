@@ -144,7 +144,7 @@ class ReviewLogic:
         self.state.places = tuple(
             Place(
                 (-p["position_lps_mm"][0], -p["position_lps_mm"][1], p["position_lps_mm"][2]),
-                f"{i}.  {sign.format(p['mean'])} {unit},  {p['volume_ml']:.2g} ml",
+                f"{i}.  {sign.format(p['mean'])} {unit},  {_ml(p['volume_ml'])} ml",
             )
             for i, p in enumerate(content["list"], 1)
         )
@@ -391,16 +391,25 @@ class ReviewLogic:
         editor.setSourceVolumeNode(self.node("ct"))
 
     def masks_as_volumes(self):
-        """The masks as temporary label map nodes by name; the caller removes them."""
+        """The masks as temporary label maps, as NAME_edited; the caller removes them.
+
+        The library makes masks of its own and keeps their names for them.
+        """
         segmentation, reference = self.node("masks"), self.node("ct")
         made = {}
         for name, identifier in segments(segmentation).items():
+            if not name.isidentifier() or name == "scanned":
+                continue
             label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"mask {name}")
             slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode(
                 segmentation, [identifier], label, reference
             )
-            made[name] = label
+            made[f"{name}_edited"] = label
         return made
+
+
+def _ml(volume):
+    return f"{volume:.0f}" if volume >= 10 else f"{volume:.2g}"
 
 
 def segments(segmentation):

@@ -127,10 +127,11 @@ class RunLogic:
                 paths[slot] = {"path": f"{slot}.nrrd"}
             request = {**content, "inputs": paths}
             if masks:
-                request["masks"] = {}
+                files = {}
                 for name, node in masks.items():
                     mrml.write_volume(node, folder / f"mask_{name}.nrrd")
-                    request["masks"][name] = f"mask_{name}.nrrd"
+                    files[name] = str(folder / f"mask_{name}.nrrd")
+                request["options"] = {**request["options"], "masks": files}
             library.write_request(folder, request)
         except (PanelError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -32,9 +32,15 @@ class TaskLogic:
     def __init__(self):
         self.state = TaskState()
         self.changed = Signal()
+        self._known = {}
 
     def refresh(self):
-        """Ask the library what there is."""
+        """Ask the library what there is, even when it was asked before."""
+        self._known.clear()
+        self.reload()
+
+    def reload(self):
+        """Offer what there is; the library is asked once."""
         state = self.state
         try:
             state.tasks = library.task_names()
@@ -83,6 +89,8 @@ class TaskLogic:
             "head_field_mm": state.head_field_mm,
             "device": state.device,
         }
+        if state.problem == "":
+            options["models_dir"] = str(library.models_dir())
         if state.convention:
             options["convention"] = state.convention
         if state.anatomy:
@@ -92,7 +100,9 @@ class TaskLogic:
     def _list_models(self):
         state = self.state
         try:
-            state.models = library.models(state.task)
+            if state.task not in self._known:
+                self._known[state.task] = library.models(state.task)
+            state.models = self._known[state.task]
             state.problem = ""
         except PanelError as error:
             state.models, state.problem = (), str(error)

@@ -344,6 +344,7 @@ class ReviewView:
 
     def __init__(self, ui, logic, say, reevaluate, shortcut_parent):
         self.ui, self.logic, self._say = ui, logic, say
+        self._was_shown = None
         self._filling = False
         ui.rowButton.connect("clicked()", lambda: self._try(lambda: logic.arrange(grid=False)))
         ui.gridButton.connect("clicked()", lambda: self._try(lambda: logic.arrange(grid=True)))
@@ -403,6 +404,9 @@ class ReviewView:
         ui, state = self.ui, self.logic.state
         self._filling = True
         ui.reviewSection.setEnabled(bool(state.run))
+        if bool(state.run) != self._was_shown:
+            self._was_shown = bool(state.run)
+            ui.reviewSection.collapsed = not state.run
         items = list(state.shown)
         _fill(ui.firstBox, items, state.first)
         _fill(ui.secondBox, [("", _("each view its own")), *items], state.second)
@@ -449,11 +453,27 @@ def metrics_html(rows):
     return f"<table width='100%' cellspacing='0' style='border-top:1px solid {line}'>{body}</table>"
 
 
+FORMATS = {
+    "nifti": "NIfTI (.nii.gz)",
+    "nrrd": "NRRD (.nrrd)",
+    "metaimage": "MetaImage (.mha)",
+    "dicom": _("DICOM CT series"),
+    "dicom-pm": _("DICOM parametric µ-map"),
+    "dicom-int": _("DICOM µ-map, whole numbers"),
+    "interfile": _("Interfile for STIR"),
+    "interfile-mmr": _("Interfile for the Siemens mMR"),
+}
+
+
 class DecideView:
     """Part 5."""
 
-    def __init__(self, ui, logic, export_mu_map):
-        self.ui, self.logic, self._export_mu_map = ui, logic, export_mu_map
+    def __init__(self, ui, logic, task, export_mu_map, export_job):
+        self.ui, self.logic = ui, logic
+        self._export_mu_map, self._export_job = export_mu_map, export_job
+        self._was_shown = self._shown = None
+        task.changed.connect(self._list_formats)
+        self._list_formats()
         self.boxes = {
             "registration": ui.reasonRegistration,
             "metal": ui.reasonMetal,
@@ -465,10 +485,8 @@ class DecideView:
         }
         ui.acceptButton.connect("clicked()", lambda: self._decide(decide.ACCEPTED))
         ui.rejectButton.connect("clicked()", lambda: self._decide(decide.REJECTED))
-        for value, title in (("nifti", "NIfTI (.nii.gz)"), ("nrrd", "NRRD (.nrrd)")):
-            ui.formatBox.addItem(title, value)
-        ui.exportCtButton.connect("clicked()", lambda: self._try(self._export_ct))
-        ui.exportMuButton.connect("clicked()", lambda: self._try(self._export_mu))
+        ui.exportButton.connect("clicked()", lambda: self._export(self._export_job))
+        ui.exportMuButton.connect("clicked()", lambda: self._export(self._export_mu_map))
         ui.reportButton.connect("clicked()", lambda: self._try(self._open_report))
         ui.bundleButton.connect("clicked()", lambda: self._try(self._save_bundle))
         logic.changed.connect(self.show)
@@ -485,20 +503,20 @@ class DecideView:
         reasons = [name for name, box in self.boxes.items() if box.isChecked()]
         self._try(lambda: self.logic.decide(verdict, reasons, self.ui.remarkEdit.text))
 
-    def _format(self):
-        return self.ui.formatBox.itemData(self.ui.formatBox.currentIndex)
+    def _list_formats(self):
+        if self.ui.formatBox.count == 0 and not library.missing_packages():
+            items = [(name, FORMATS.get(name, name)) for name, _d, _s in library.export_formats()]
+            _fill(self.ui.formatBox, items, items[0][0])
 
-    def _export_ct(self):
-        key = "ct" if self.logic.review.node("ct") is not None else "pet"
-        self.logic.export_image(key, self.ui.exportFolder.currentPath, self._format())
-
-    def _export_mu(self):
+    def _export(self, export):
         ui = self.ui
-        self._export_mu_map(
-            ui.exportFolder.currentPath,
-            self._format(),
-            bool(ui.petGridBox.isChecked()),
-            float(ui.fwhmSlider.value),
+        self._try(
+            lambda: export(
+                ui.exportFolder.currentPath,
+                ui.formatBox.itemData(ui.formatBox.currentIndex),
+                bool(ui.petGridBox.isChecked()),
+                float(ui.fwhmSlider.value),
+            )
         )
 
     def _open_report(self):
@@ -514,9 +532,13 @@ class DecideView:
         """Show the state."""
         ui, state = self.ui, self.logic.state
         ui.decideSection.setEnabled(bool(state.run))
-        for name, box in self.boxes.items():
-            box.setChecked(name in state.reasons)
-        if ui.remarkEdit.text != state.remark:
+        if bool(state.run) != self._was_shown:
+            self._was_shown = bool(state.run)
+            ui.decideSection.collapsed = not state.run
+        if (state.run, state.decided) != self._shown:  # else the user is still choosing
+            self._shown = (state.run, state.decided)
+            for name, box in self.boxes.items():
+                box.setChecked(name in state.reasons)
             ui.remarkEdit.setText(state.remark)
         ui.decisionLabel.setText(state.decided or _("Not decided yet."))
         ui.decideFrame.setVisible(bool(state.message))

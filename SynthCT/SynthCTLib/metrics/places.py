@@ -22,14 +22,19 @@ class Place:
 
 
 def worst_places(
-    image: Volume, mask: Volume, *, count: int = 10, sigma_mm: float = 3.0
+    image: Volume,
+    mask: Volume,
+    *,
+    count: int = 10,
+    sigma_mm: float = 3.0,
+    least_ml: float = 0.05,
 ) -> tuple[Place, ...]:
     """The clusters in a mask where the magnitude of an image is largest, the worst first.
 
     The magnitude is smoothed inside the mask with a Gaussian of ``sigma_mm``; clusters are the
-    connected regions above its mean plus two standard deviations, ranked by the sum of what is
-    above. ``mean`` is the signed mean of the image in the cluster. An image that is even
-    everywhere has none.
+    connected regions of at least ``least_ml`` above its mean plus two standard deviations, ranked
+    by the sum of what is above. ``mean`` is the signed mean of the image in the cluster. An image
+    that is even everywhere has none.
 
     Raises InputError for another grid, an empty mask and values that are not finite in the mask.
     """
@@ -48,16 +53,18 @@ def worst_places(
     labels, found = ndimage.label(above)
     if not found:
         return ()
-    index = np.arange(1, found + 1)
+    sizes_ml = np.bincount(labels.ravel())[1:] * image.grid.voxel_mm3 / 1000
+    index = np.flatnonzero(sizes_ml >= least_ml) + 1
+    if not index.size:
+        return ()
     excess = ndimage.sum_labels(smooth - level, labels, index)
     order = index[np.argsort(excess)[::-1][:count]]
     peaks = ndimage.maximum_position(smooth, labels, order)
     means = ndimage.mean(values, labels, order)
-    sizes = ndimage.sum_labels(above, labels, order)
     to_world = image.grid.index_to_world
     places = []
-    for peak, mean, size in zip(peaks, means, sizes, strict=True):
+    for peak, mean, label in zip(peaks, means, order, strict=True):
         world = (to_world @ [*reversed(peak), 1.0])[:3]
         position = (float(world[0]), float(world[1]), float(world[2]))
-        places.append(Place(position, float(mean), float(size) * image.grid.voxel_mm3 / 1000))
+        places.append(Place(position, float(mean), float(sizes_ml[label - 1])))
     return tuple(places)

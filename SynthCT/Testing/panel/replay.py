@@ -43,7 +43,7 @@ def tell(folder: Path, stage: str, fraction: float, note: str = "") -> None:
 
 def main(arguments: list[str]) -> int:
     mode = (HERE / "mode").read_text().strip()
-    if arguments[1] == "SynthCTLib.cli.main":
+    if arguments[1] == "SynthCTLib":
         Path(arguments[arguments.index("-o") + 1]).write_text(" ".join(arguments))
         return 0
     folder = Path(arguments[2])

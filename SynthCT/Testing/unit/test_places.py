@@ -58,6 +58,17 @@ def test_only_the_mask_counts() -> None:
     assert 0 < places[0].mean <= 10
 
 
+def test_specks_are_no_places() -> None:
+    array = np.zeros((20, 20, 20))
+    array[3, 3, 3] = 5000  # 0.006 ml
+    array[10:14, 10:14, 10:14] = 1000
+    volume = image_of(array)
+    (place,) = worst_places(volume, whole(volume), sigma_mm=0.1)
+    assert place.volume_ml == pytest.approx(64 * 6 / 1000)
+    assert len(worst_places(volume, whole(volume), sigma_mm=0.1, least_ml=0.0)) == 2
+    assert worst_places(volume, whole(volume), sigma_mm=0.1, least_ml=1.0) == ()
+
+
 def test_an_even_image_has_no_worst_place() -> None:
     volume = image_of(np.full((8, 9, 10), 50.0))
     assert worst_places(volume, whole(volume)) == ()

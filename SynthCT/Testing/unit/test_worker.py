@@ -92,6 +92,14 @@ def test_cancel_file_stops_with_three(tmp_path: Path) -> None:
     assert not (folder / "work").exists()
 
 
+def test_package_is_the_command_line() -> None:
+    """As Slicer's Python calls it, where no script is on the path."""
+    command = [sys.executable, "-m", "SynthCTLib", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("synthct ")
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert worker(str(tmp_path), "--force").returncode == 2
     assert worker(str(tmp_path), "--parent", "me").returncode == 2

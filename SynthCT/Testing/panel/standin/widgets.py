@@ -257,7 +257,11 @@ class ctkCollapsibleButton(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         palette = self.palette()
         painter.fillRect(
-            0, 0, self.width(), self.HEADER - 2, palette.color(QPalette.ColorRole.Button)
+            0,
+            0,
+            self.width(),
+            self.HEADER - 2,
+            palette.color(QPalette.ColorRole.Button).darker(107),
         )
         painter.setPen(palette.color(QPalette.ColorRole.ButtonText))
         painter.setBrush(palette.color(QPalette.ColorRole.ButtonText))
