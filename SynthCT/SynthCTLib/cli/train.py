@@ -58,4 +58,4 @@ def train(
         typer.echo(f"Model ({steps}): {trained.model}")
         if not trained.result.complete:
             typer.echo("Go on with --resume.")
-        typer.echo(f"Use it: synthct models import {trained.model} --name {request.recipe.name}")
+        typer.echo(f"Use it: synthct models import {trained.model} --name NAME")

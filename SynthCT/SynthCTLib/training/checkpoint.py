@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.training.recipe import Recipe
+from SynthCTLib.whole_file import whole_file
 
 FILE = "checkpoint.pt"
 
@@ -39,15 +39,13 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint in place of the one before. Raises OutputError."""
     path = folder / FILE
-    part = path.with_name(f".{FILE}.part")
+    recipe = checkpoint.recipe.model_dump_json()
+    content = {"recipe": recipe, "step": checkpoint.step, "content": checkpoint.content}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        recipe = checkpoint.recipe.model_dump_json()
-        torch.save({"recipe": recipe, "step": checkpoint.step, "content": checkpoint.content}, part)
-        part.replace(path)
+        with whole_file(path) as part:
+            torch.save(content, part)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise OutputError(
             f"The checkpoint {path} cannot be written ({error}): free some space or choose "
             "another folder."

@@ -6,7 +6,6 @@ new. What a step sees follows from the seed and the step alone.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from SynthCTLib.phantom.scan import RandomScan, ScanOptions, texture_bank
 from SynthCTLib.phantom.tissues import Tissue
 from SynthCTLib.phantom.variation import VariationOptions, vary
 from SynthCTLib.training.examples import Batch, Case, Corner, Overviews
+from SynthCTLib.whole_file import whole_file
 
 _UNIT: tuple[float, float, float] = (1.0, 1.0, 1.0)
 _BELOW = 6  # voxels kept under the lowest tissue, where nothing is known
@@ -204,10 +204,8 @@ class HeadSource:
         varied, seen = vary(labels, known, self.settings.canvas, self.settings.variation, generator)
         head = self._rendered(varied, seen, generator)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("wb") as stream_:
-            np.savez(stream_, tissues=head.tissues.cpu(), known=head.known.cpu(), hu=head.hu.cpu())
-        part.replace(path)
+        with whole_file(path) as part, part.open("wb") as out:
+            np.savez(out, tissues=head.tissues.cpu(), known=head.known.cpu(), hu=head.hu.cpu())
         return head
 
     def _rendered(self, labels: Tensor, known: Tensor, generator: torch.Generator) -> _Head:
@@ -225,7 +223,8 @@ class HeadSource:
             else:
                 labels, known = read_anatomy(self.labels / f"{name}.nii.gz")
                 self.folder.mkdir(parents=True, exist_ok=True)
-                np.savez(kept, labels=labels, known=known)
+                with whole_file(kept) as part, part.open("wb") as out:
+                    np.savez(out, labels=labels, known=known)
             self._anatomies[name] = (
                 torch.from_numpy(labels).to(self.device),
                 torch.from_numpy(known).to(self.device),

@@ -74,7 +74,9 @@ def train_recipe(
     if request.threads:
         torch.set_num_threads(request.threads)
     _writable(request.output)
-    source = open_source(request, device, progress.within("Opening the examples", 0.05), together)
+    # Pairs are registered and prepared first; heads are made as they are needed.
+    share = 0.05 if request.recipe.source.kind == "pairs" else 0.001
+    source = open_source(request, device, progress.within("Opening the examples", share), together)
     options = engine.TrainingOptions(
         request.output,
         device,
@@ -84,7 +86,9 @@ def train_recipe(
         processes=together,
     )
     try:
-        result = engine.train(request.recipe, source, options, progress.within("Training", 0.94))
+        result = engine.train(
+            request.recipe, source, options, progress.within("Training", 0.99 - share)
+        )
     except Cancelled as error:
         raise Cancelled(
             f"Stopped on request: the checkpoint in {request.output} goes on with --resume."

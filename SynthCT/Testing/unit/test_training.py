@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import os
 import signal
@@ -458,3 +459,20 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe(steps=2), Toy(), TrainingOptions(tmp_path), Progress())
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="space"):
+        train(recipe(steps=4), Toy(), TrainingOptions(tmp_path, resume=True), Progress())
+    assert (tmp_path / FILE).read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
