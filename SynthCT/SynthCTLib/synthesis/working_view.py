@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,28 +65,41 @@ class WorkingView:
         axes that are coarser, means over the voxel. ``outside`` is written beyond the canvas and
         where no voxel nearby is kept. Done in slabs: one copy at a time of a large input.
         """
-        averaged = self._averaged(values)
-        image = self._image(averaged)
+        image = self._image(self._averaged(values))
         same = np.allclose(self.grid.spacing_mm, self.canonical.spacing_mm, rtol=SAME_SPACING)
         interpolator = sitk.sitkLinear
         if cubic and not same:
             image = sitk.BSplineDecomposition(image, 3)
             interpolator = sitk.sitkBSplineResamplerOrder3
         low, high = float(values.min()), float(values.max())
-        kept = self._image(self.kept.astype(np.float32))
-        answer = np.empty(self.original.size[::-1], np.float32)
+        around = ndimage.maximum_filter(self.kept.astype(np.uint8), 3)
+        near = self._image(around)
+        answer = np.full(self.original.size[::-1], outside, np.float32)
         canonical = in_lps(answer, self.original)
-        planes = max(1, SLAB_VOXELS // int(np.prod(self.canonical.size[:2])))
-        for first in range(0, self.canonical.size[2], planes):
-            slab = _planes(self.canonical, first, planes)
-            block = _sampled(image, slab, interpolator, outside)
-            near = _sampled(kept, slab, sitk.sitkLinear, 0.0) > 0
-            canonical[first : first + len(block)] = np.where(
-                near, np.clip(block, low, high), np.float32(outside)
-            )
+        z, y, x = self._box(around)
+        planes = max(1, SLAB_VOXELS // max(1, (y.stop - y.start) * (x.stop - x.start)))
+        for first in range(z.start, z.stop, planes):
+            slab = slice(first, min(first + planes, z.stop))
+            grid = _part(self.canonical, (slab, y, x))
+            block = np.clip(_sampled(image, grid, interpolator, outside), low, high)
+            close = _sampled(near, grid, sitk.sitkNearestNeighbor, 0) > 0
+            canonical[slab, y, x] = np.where(close, block, np.float32(outside))
         return answer
 
-    def _image(self, values: Array) -> sitk.Image:
+    def _box(self, mask: npt.NDArray[np.uint8]) -> tuple[slice, slice, slice]:
+        """The voxels of the input, in LPS axis order, among which a mask on the canvas lies."""
+        axes = np.reshape(self.canonical.direction, (3, 3))
+        offset = axes.T @ np.subtract(self.grid.origin_mm, self.canonical.origin_mm)
+        box = []
+        for axis, found in enumerate(reversed(ndimage.find_objects(mask)[0])):
+            mm, size = self.canonical.spacing_mm[axis], self.canonical.size[axis]
+            begin = int(np.floor((offset[axis] + (found.start - 1) * self.spacing_mm) / mm))
+            end = int(np.ceil((offset[axis] + found.stop * self.spacing_mm) / mm)) + 1
+            box.append(slice(min(max(0, begin), size), min(max(0, end), size)))
+        x, y, z = box
+        return z, y, x
+
+    def _image(self, values: npt.NDArray[Any]) -> sitk.Image:
         image = sitk.GetImageFromArray(values)
         image.SetOrigin(self.grid.origin_mm)
         image.SetSpacing(self.grid.spacing_mm)
@@ -197,12 +211,12 @@ def _means(volume: Volume, spacing_mm: float) -> Volume:
     return volume.with_image(image if max(factors) == 1 else sitk.BinShrink(image, factors))
 
 
-def _planes(grid: Grid, first: int, count: int) -> Grid:
-    """Planes of a grid along z, from an index on."""
-    x, y, z = grid.size
-    origin = (grid.index_to_world @ [0, 0, first, 1])[:3]
+def _part(grid: Grid, block: tuple[slice, slice, slice]) -> Grid:
+    """A block (z, y, x) of a grid."""
+    z, y, x = block
+    origin = (grid.index_to_world @ [x.start, y.start, z.start, 1])[:3]
     return Grid(
-        (x, y, min(count, z - first)),
+        (x.stop - x.start, y.stop - y.start, z.stop - z.start),
         grid.spacing_mm,
         (float(origin[0]), float(origin[1]), float(origin[2])),
         grid.direction,
@@ -219,7 +233,7 @@ def _sampled(image: sitk.Image, grid: Grid, interpolator: int, outside: float) -
         grid.spacing_mm,
         grid.direction,
         outside,
-        sitk.sitkFloat32,
+        sitk.sitkFloat32 if interpolator != sitk.sitkNearestNeighbor else sitk.sitkUInt8,
     )
     values: Array = sitk.GetArrayFromImage(made)
     return values

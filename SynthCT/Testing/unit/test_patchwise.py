@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from small_models import card_content, small_settings, write_model
 
+from SynthCTLib.cli.main import run_command
 from SynthCTLib.errors import Cancelled, InputError, MissingModel, MissingPackage
-from SynthCTLib.imaging.files import read_volume
+from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.networks import build_network
@@ -35,6 +37,7 @@ from SynthCTLib.synthesis.registry import Machine, open_model
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis
 from SynthCTLib.synthesis.working_view import Region, in_lps, placed, view_of
 from SynthCTLib.volume import Grid, Role, Unit, Volume, sha256_of
+from SynthCTLib.workflow.device import choose_device
 
 EXACT = Machine(threads=1, engine="torch", precision="fp32")
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
@@ -234,6 +237,12 @@ def test_a_view_pads_what_was_not_scanned_and_says_so(head: Volume) -> None:
     assert (view.kept | ~view.region).all()
     ones = view.onto_input(np.ones(view.mr.shape, np.float32), 0.0, cubic=False)
     assert ones.shape == head.array.shape
+    kept = view.onto_input(view.kept.astype(np.float32), 0.0, cubic=False)
+    np.testing.assert_array_equal(ones[kept > 0], 1)
+    near = sitk.BinaryDilate(
+        sitk.GetImageFromArray((kept > 0).astype(np.uint8)), [1] * 3, sitk.sitkBox
+    )
+    np.testing.assert_array_equal(ones[sitk.GetArrayFromImage(near) == 0], 0)
     field = view_of(head, Region.FIELD, 3.0, 0.0, 0.0, (32, 32, 32))
     assert field.region.sum() == head.array.size
 
@@ -566,6 +575,31 @@ def test_without_a_head_there_is_nothing_to_predict() -> None:
     empty = Volume(sitk.Image(20, 20, 20, sitk.sitkFloat32), Role.MR, Unit.ARBITRARY)
     with pytest.raises(InputError):
         synthesize(WithNetwork(IDENTITY), empty)
+
+
+def test_a_run_uses_an_own_model_and_records_how_it_was_computed(
+    coarse_head: Volume, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_volume(coarse_head, tmp_path / "t1.nii.gz")
+    run = ["run", "--mr", str(tmp_path / "t1.nii.gz"), "-o", str(tmp_path / "out"), "--quiet"]
+    own = ["--model", "tiny-folds", "--models", str(models), "--no-bias-correction"]
+    assert run_command([*run, *own, "--engine", "abacus"]) == 2
+    assert "engine" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "result.json").exists()
+    code = run_command([*run, *own, "--engine", "torch", "--precision", "fp32", "--threads", "1"])
+    assert code == 0, capsys.readouterr().err
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["model"] == "tiny-folds"
+    assert (result["facts"]["engine"], result["facts"]["precision"]) == ("torch", "fp32")
+    assert len(result["facts"]["passes"]) == 4
+    assert result["outputs"]["ct_uncertainty"]["path"] == "ct_uncertainty.nii.gz"
+
+
+def test_a_device_that_is_not_there_is_not_replaced() -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has Apple's GPU")
+    with pytest.raises(InputError, match="mps is not there"):
+        choose_device("mps", Progress())
 
 
 # Cards and weights
