@@ -4,6 +4,7 @@ The page is in SynthCTSlicer. The work is done by the library SynthCTLib in a pr
 started on a job folder; nothing of either is imported when Slicer starts.
 """
 
+import logging
 import time
 from pathlib import Path
 
@@ -114,6 +115,48 @@ class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 class SynthCTLogic(ScriptedLoadableModuleLogic):
     """Holds the parameter node; the parts of the page have logics of their own."""
+
+
+class SynthCTFileReader:
+    """Loads Interfile µ-maps."""
+
+    def __init__(self, parent):
+        self.parent = parent
+
+    def description(self):
+        """What is read."""
+        return _("Interfile µ-map")
+
+    def fileType(self):
+        """Name of the type."""
+        return "InterfileMuMap"
+
+    def extensions(self):
+        """The files that are offered."""
+        return [_("Interfile µ-map") + " (*.hv)", _("Interfile µ-map") + " (*.v.hdr)"]
+
+    def canLoadFile(self, path):
+        """Whether it is an Interfile header."""
+        return self.canLoadFileConfidence(path) > 0
+
+    def canLoadFileConfidence(self, path):
+        """How sure that is, a float."""
+        from SynthCTSlicer import interfile
+
+        return interfile.confidence(path)
+
+    def load(self, properties):
+        """Load it; False with a message in the log when it cannot be."""
+        from SynthCTSlicer import interfile
+        from SynthCTSlicer.signals import PanelError
+
+        try:
+            node = interfile.load(properties["fileName"])
+        except PanelError as error:
+            logging.error(str(error))
+            return False
+        self.parent.loadedNodes = [node.GetID()]
+        return True
 
 
 class SynthCTTest(ScriptedLoadableModuleTest):

@@ -380,9 +380,48 @@ def test_disk_full_and_folder_that_cannot_be_written(
     assert len(list(done.panel._root().glob("job-*"))) == 1  # only that of the finished run
 
 
+# -- the file reader -------------------------------------------------------------------------------
+
+
+def test_interfile_mu_map_is_read_to_where_it_lies(page: Any, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    from SynthCTLib.export.interfile import write_stir
+    from SynthCTLib.volume import Role, Unit, Volume
+
+    array = np.zeros((5, 7, 9), np.float32)
+    array[1, 2, 3] = 0.096
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((2.0, 2.0, 3.0))
+    image.SetOrigin((-8.0, -6.0, 40.0))
+    header = write_stir(Volume(image, Role.MU_MAP, Unit.PER_CM), tmp_path, "mu")[0]
+    parent = SimpleNamespace(loadedNodes=[])
+    reader = sys.modules["SynthCT"].SynthCTFileReader(parent)
+    assert isinstance(reader.extensions(), list)
+    assert reader.canLoadFile(str(header)) is True
+    assert isinstance(reader.canLoadFileConfidence(str(header)), float)
+    assert reader.load({"fileName": str(header)}) is True
+    node = slicer.mrmlScene.GetNodeByID(parent.loadedNodes[0])
+    loaded = slicer.util.arrayFromVolume(node)
+    k, j, i = np.unravel_index(loaded.argmax(), loaded.shape)
+    matrix = __import__("vtk").vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    x, y, z = matrix.MultiplyPoint([float(i), float(j), float(k), 1.0])[:3]
+    assert (x, y, z) == pytest.approx((8.0 - 6.0, 6.0 - 4.0, 40.0 + 3.0))
+    assert node.GetVoxelValueUnits().GetCodeValue() == "cm-1"
+    (tmp_path / "other.hv").write_text("no header")
+    assert reader.canLoadFile(str(tmp_path / "other.hv")) is False
+    assert reader.canLoadFileConfidence(str(tmp_path / "absent.hv")) == 0.0
+    header.write_text("!INTERFILE :=\n")
+    before = len(page.nodes())
+    assert reader.load({"fileName": str(header)}) is False
+    assert len(page.nodes()) == before
+
+
 # -- self-test -------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(600)
 def test_self_test_of_the_module_passes_with_the_real_worker(
     desktop: SimpleNamespace, bin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,9 @@ def test_every_python_file_beside_the_module_is_a_module() -> None:
 def test_module_declares_its_classes_and_imports_only_what_slicer_bundles() -> None:
     tree = ast.parse((MODULE / "SynthCT.py").read_text())
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert classes == {"SynthCT", "SynthCTWidget", "SynthCTLogic", "SynthCTTest"}
+    assert classes == {
+        *("SynthCT", "SynthCTWidget", "SynthCTLogic", "SynthCTFileReader", "SynthCTTest"),
+    }
     imported = {
         (node.module or "").split(".")[0]
         for node in ast.walk(tree)
