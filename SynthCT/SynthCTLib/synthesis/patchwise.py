@@ -36,7 +36,7 @@ from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
 from SynthCTLib.synthesis.weights import load_weights
-from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, slide
+from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, fitted, slide
 from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
 from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
 
@@ -140,7 +140,7 @@ class PatchwiseSynthesizer:
         settings = self.settings
         source = input_of(inputs, self.card.task.input_role, self.card)
         progress.stage("Finding the head", 0.08)
-        patch = settings.window.patch
+        patch = settings.window.least_canvas
         work = view_of(
             source,
             settings.region,
@@ -276,8 +276,16 @@ class _Run:
         self.model, self.canvas, self.region, self.kept = model, canvas, region, kept
         self.load, self.said = load, list(said)
         self.engine_name = engine_name
+        window = model.settings.window
         z, y, x = canvas.shape[1:]
-        self.tiling = Tiling((z, y, x), load.patch, model.settings.window.overlap)
+        patch = load.patch
+        if window.fit:
+            a, b, c = (
+                fitted(length, side, window.overlap)
+                for length, side in zip((z, y, x), load.patch, strict=True)
+            )
+            patch = a, b, c
+        self.tiling = Tiling((z, y, x), patch, window.overlap)
         self.precision: Precision | None = None
         self.change_hu: float | None = None
 
@@ -319,7 +327,7 @@ class _Run:
             "device": self.load.device,
             "precision": str(self.precision),
             "precision_change_hu": self.change_hu,
-            "patch": list(self.load.patch),
+            "patch": list(self.tiling.patch),
             "overlap": self.model.settings.window.overlap,
             "batch": self.load.batch,
             "patches": count,

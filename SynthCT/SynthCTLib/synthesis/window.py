@@ -37,7 +37,9 @@ class Window:
     """How a volume is cut: sides of a patch (voxels, array order of the network), least overlap.
 
     ``overlap``: the share of a patch's side that neighbours have in common at least. ``batch``:
-    how many patches an accelerator computes at once.
+    how many patches an accelerator computes at once. ``fit``: sides may be smaller where as many
+    patches still cover the volume; for a network whose answer does not depend on the size of the
+    patch (batch normalisation; instance normalisation does).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -45,6 +47,15 @@ class Window:
     patch: Shape
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
     batch: Annotated[int, Field(ge=1)] = 1
+    fit: bool = False
+
+    @property
+    def least_canvas(self) -> Shape:
+        """Sides that a canvas has at least."""
+        if not self.fit:
+            return self.patch
+        z, y, x = (min(side, SMALLEST_SIDE) for side in self.patch)
+        return z, y, x
 
     def __post_init__(self) -> None:
         if any(side < SIDE_MULTIPLE or side % SIDE_MULTIPLE for side in self.patch):
@@ -70,6 +81,13 @@ def starts(length: int, side: int, overlap: float) -> tuple[int, ...]:
     count = -(-(length - side) // stride) + 1
     eighths = np.linspace(0, (length - side) // START_MULTIPLE, count)
     return tuple(int(e) * START_MULTIPLE for e in np.floor(eighths + 0.5))
+
+
+def fitted(length: int, side: int, overlap: float) -> int:
+    """The smallest side up to ``side`` with which as few patches cover an axis."""
+    count = len(starts(length, min(side, length), overlap))
+    sides = range(min(SMALLEST_SIDE, side, length), min(side, length) + 1, SIDE_MULTIPLE)
+    return next(s for s in sides if len(starts(length, s, overlap)) <= count)
 
 
 def profile(side: int) -> Array:

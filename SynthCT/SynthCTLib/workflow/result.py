@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from SynthCTLib import __version__
 from SynthCTLib.volume import Volume
 
-PACKAGES = ("numpy", "scipy", "SimpleITK", "torch", "scikit-image", "pydicom")
+PACKAGES = ("numpy", "scipy", "SimpleITK", "torch", "openvino", "scikit-image", "pydicom")
 
 
 class _Part(BaseModel):

@@ -174,12 +174,17 @@ def test_an_oblique_head_gives_the_same_answer_turned(coarse_head: Volume, model
     assert np.abs(turned.volume.array - straight.volume.array).mean() < 0.5
 
 
-@pytest.mark.parametrize("patch", [[32, 32, 32], [96, 96, 96]])
+@pytest.mark.parametrize(
+    "window",
+    [{"patch": [32, 32, 32]}, {"patch": [96, 96, 96]}, {"patch": [64, 160, 64], "fit": True}],
+)
 def test_an_identity_network_gives_the_prepared_mr_voxel_by_voxel(
-    head: Volume, patch: list[int]
+    head: Volume, window: dict[str, Any]
 ) -> None:
-    model = WithNetwork(IDENTITY, window={"patch": patch}, output=STRAIGHT, keep_margin_mm=0)
+    model = WithNetwork(IDENTITY, window=window, output=STRAIGHT, keep_margin_mm=0)
     made = synthesize(model, head)
+    assert made.facts["canvas"][1] == 96  # not 160 where the window fits itself to the head
+    assert made.facts["patch"][1] == min(window["patch"][1], 96)
     inside = head_mask(head).array > 0
     values = head.array[inside]
     low, high = np.percentile(values, (0, 99.5))

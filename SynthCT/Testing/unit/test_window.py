@@ -19,6 +19,7 @@ from SynthCTLib.synthesis.window import (
     Tiling,
     Window,
     canvas_sides,
+    fitted,
     profile,
     slide,
     starts,
@@ -63,6 +64,30 @@ def test_starts_cover_the_axis_with_the_overlap_on_multiples_of_eight(
     assert all(b % START_MULTIPLE == 0 for b in begins)
     assert (steps > 0).all()
     assert (steps <= max(START_MULTIPLE, side * (1 - overlap))).all()
+
+
+@given(
+    length=st.integers(1, 30).map(lambda n: 16 * n),
+    side=st.integers(1, 12).map(lambda n: 16 * n),
+    overlap=st.floats(0, 0.9),
+)
+def test_a_fitted_side_needs_no_more_patches_and_no_smaller_one_does(
+    length: int, side: int, overlap: float
+) -> None:
+    side = min(side, length)
+    fit = fitted(length, side, overlap)
+    count = len(starts(length, side, overlap))
+    assert fit <= side
+    assert fit % 16 == 0
+    assert len(starts(length, fit, overlap)) <= count
+    if fit > 32:
+        assert len(starts(length, fit - 16, overlap)) > count
+
+
+def test_a_window_that_fits_computes_fewer_voxels() -> None:
+    assert [fitted(n, 112, 0.25) for n in (240, 224, 192, 48)] == [96, 96, 112, 48]
+    assert Window((112, 112, 112)).least_canvas == (112, 112, 112)
+    assert Window((112, 112, 16), fit=True).least_canvas == (32, 32, 16)
 
 
 def test_canvas_is_a_multiple_of_sixteen_and_holds_a_patch() -> None:
