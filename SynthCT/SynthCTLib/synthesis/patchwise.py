@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from SynthCTLib.errors import InputError, MissingModel, MissingPackage
+from SynthCTLib.imaging.grids import scanned_field
 from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.engines import (
@@ -231,21 +232,25 @@ class PatchwiseSynthesizer:
             "synthesize",
             {"model": self.card.name, "version": self.card.version, **asdict(self.settings)},
         )
+        scanned = scanned_field(source, source.grid).array
+        beyond = None if scanned.all() else scanned == 0
         hu = self._turned_back(computed.hu)
         hu = np.where(work.kept, hu, np.float32(AIR_HU))
         ct = work.onto_input(hu, AIR_HU, cubic=True)
+        if beyond is not None:
+            ct[beyond] = AIR_HU
         progress.update(0.5)
         volume = source.with_array(ct, role=Role.CT, unit=Unit.HU, step=step)
         del ct, hu
         uncertainty = None
         if computed.spread is not None:
             sd = np.where(work.kept, self._turned_back(computed.spread), np.float32(0))
-            uncertainty = source.with_array(
-                work.onto_input(sd, 0.0, cubic=False), role=Role.UNCERTAINTY, step=step
-            )
-        coverage = source.with_array(
-            np.ones(source.array.shape, np.uint8), role=Role.MASK, unit=Unit.ARBITRARY, step=step
-        )
+            sd = work.onto_input(sd, 0.0, cubic=False)
+            if beyond is not None:
+                sd[beyond] = 0
+            uncertainty = source.with_array(sd, role=Role.UNCERTAINTY, step=step)
+            del sd
+        coverage = source.with_array(scanned, role=Role.MASK, unit=Unit.ARBITRARY, step=step)
         progress.update(1.0)
         facts = {**computed.facts, "working_grid": [*work.grid.size], "spacing_mm": work.spacing_mm}
         return Synthesis(volume, coverage, uncertainty, facts)

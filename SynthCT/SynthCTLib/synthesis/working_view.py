@@ -131,9 +131,10 @@ def view_of(
     fine = _means(canonical, spacing_mm)
     work = isotropic_grid(canonical.grid, spacing_mm)
     if np.allclose(fine.grid.spacing_mm, spacing_mm, rtol=SAME_SPACING):
-        whole, scanned = fine, np.ones(fine.array.shape, bool)
+        whole = fine
     else:
-        whole, scanned = resample(fine, work), scanned_field(fine, work).array > 0
+        whole = resample(fine, work)
+    scanned = scanned_field(fine, whole.grid).array > 0
     if region == Region.FIELD:
         inside = scanned
     else:

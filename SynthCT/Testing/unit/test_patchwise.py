@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from SynthCTLib.synthesis.patchwise import (
 from SynthCTLib.synthesis.registry import Machine, open_model
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis
 from SynthCTLib.synthesis.working_view import Region, in_lps, placed, view_of
-from SynthCTLib.volume import Grid, Role, Unit, Volume, sha256_of
+from SynthCTLib.volume import Grid, Role, Step, Unit, Volume, sha256_of
 from SynthCTLib.workflow.device import choose_device
 
 EXACT = Machine(threads=1, engine="torch", precision="fp32")
@@ -215,6 +216,29 @@ def test_on_a_finer_uneven_grid_the_answer_stays_in_place(head: Volume) -> None:
     shifted = np.roll(made.volume.array, 1, axis=2) - (slope * mr.array + offset)
     assert np.abs(off[inside]).mean() < 8
     assert np.abs(off[inside]).mean() < 0.5 * np.abs(shifted[inside]).mean()
+
+
+def test_what_tilted_slices_did_not_scan_is_not_covered_and_not_invented(head: Volume) -> None:
+    """As the reader of a tilted series records it: here the lower half was not scanned."""
+    lps = to_lps(head).volume
+    matrix = lps.grid.index_to_world
+    half = lps.grid.size[2] // 2
+    matrix[:3, 3] = (matrix @ [0, 0, half, 1])[:3]
+    settings = {
+        "scanned_size": [*lps.grid.size[:2], lps.grid.size[2] - half],
+        "scanned_index_to_world": matrix.tolist(),
+    }
+    mr = replace(lps, provenance=lps.provenance.with_step(Step("untilt", settings)))
+    view = view_of(mr, Region.HEAD, 3.0, 0.0, 0.0, (32, 32, 32))
+    assert 0.2 < view.scanned[view.region].mean() < 0.8
+    folds = [Answer(lambda x, hu=hu: torch.full_like(x, hu)) for hu in (0.0, 50.0)]
+    made = synthesize(WithNetwork(*folds), mr)
+    assert made.uncertainty is not None
+    assert (made.coverage.array[half:] == 1).all()
+    assert (made.coverage.array[:half] == 0).all()
+    assert (made.volume.array[:half] == -1000).all()
+    assert (made.uncertainty.array[:half] == 0).all()
+    assert (made.volume.array[half:] > 0).any()
 
 
 @pytest.mark.parametrize("code", AXIS_ORDERS)
