@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEED_NO_PACK = {"export_roundtrip.py", "geometry.py"}
+NEED_NO_PACK = {"export_roundtrip.py", "geometry.py", "panel.py"}
 SCRIPTS = (
     "registration.py",
     "atlas_methods.py",
@@ -23,6 +23,7 @@ SCRIPTS = (
     "gate.py",
     "phantom_bone.py",
     "export_roundtrip.py",
+    "panel.py",
 )
 
 

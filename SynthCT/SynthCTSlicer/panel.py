@@ -9,7 +9,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SynthCTSlicer import library, views
+from SynthCTSlicer import library, theme, views
 from SynthCTSlicer.decide import FORMATS, DecideLogic
 from SynthCTSlicer.mrml import FOLDER, find_output, write_volume
 from SynthCTSlicer.parameters import PanelParameters
@@ -42,6 +42,7 @@ class Panel:
 
     def __init__(self, top, module_folder, node):
         self.ui = slicer.util.childWidgetVariables(top)
+        theme.follow(top)
         self._node = node
         self._parameters = None
         self._syncing = False
@@ -284,8 +285,9 @@ class Panel:
         self.task.reload()
         held = run if run and find_output(run, "record") is not None else ""
         self.run.state.run = held
-        self.review.show(held)
-        self.decide.show(held)
+        if held != self.review.state.run:  # else the page was only left and entered again
+            self.review.show(held)
+            self.decide.show(held)
         self._syncing = False
         self.volumes.changed()
         self.run.changed()
@@ -336,5 +338,6 @@ class Panel:
         self.run.end_all()
         self.exporter.stop_all()
         self.release()
-        self.volumes_view.filter.setParent(None)
+        self.volumes_view.close()
+        theme.follow(None)
         shutil.rmtree(self._root(), ignore_errors=True)

@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SynthCTSlicer import library, mrml
-from SynthCTSlicer.runner import CANCELLED, DONE, Job, JobRunner, Outcome
+from SynthCTSlicer.runner import CANCELLED, DONE, MEMORY, Job, JobRunner, Outcome
 from SynthCTSlicer.signals import PanelError, Signal
 
 
@@ -173,6 +173,8 @@ class RunLogic:
         state.log = list(job.log)
         context = self._context.pop(str(job.folder), None)
         state.busy = False
+        if outcome.kind == MEMORY:
+            self.task.set("device", "cpu")
         if outcome.kind != DONE:
             self._say(outcome.message, "warning" if outcome.kind == CANCELLED else "error")
             return

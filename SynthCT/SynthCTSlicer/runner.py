@@ -22,8 +22,8 @@ from SynthCTSlicer.signals import Signal
 POLL_MS = 100
 GRACE_S = 1.5
 
-DONE, REFUSED, BUG, CANCELLED, KILLED, LOST = (
-    *("done", "refused", "bug", "cancelled", "killed", "lost"),
+DONE, REFUSED, BUG, CANCELLED, KILLED, LOST, MEMORY = (
+    *("done", "refused", "bug", "cancelled", "killed", "lost", "memory"),
 )
 
 
@@ -206,7 +206,8 @@ class JobRunner:
         trace = _text(job.folder / "log.txt") + said
         if "out of memory" in trace.lower():
             return Outcome(
-                REFUSED, "The graphics card ran out of memory: choose the CPU as device and run."
+                MEMORY,
+                "The graphics card ran out of memory: the device is set to the CPU now, run again.",
             )
         for package in ("torch", *_needed()):
             if f"No module named '{package}" in trace or f"cannot import name '{package}" in trace:

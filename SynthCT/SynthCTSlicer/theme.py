@@ -1,16 +1,21 @@
 """Colours of the panel's messages, for light and dark windows."""
 
-import qt
-import slicer
-
 _LIGHT = {"error": "#B3261E", "warning": "#8A5A00", "fine": "#1E6B3A", "note": "#5F6B76"}
 _DARK = {"error": "#FF8A80", "warning": "#FFC76B", "fine": "#7FD49A", "note": "#A9B4BF"}
 MARKS = {"error": "\u2716", "warning": "\u25b2", "fine": "\u2714", "note": "\u2022", "": ""}
 
 
+_followed = []
+
+
+def follow(widget):
+    """Take the colours of a widget's window from now on; None lets go of it."""
+    _followed[:] = [widget] if widget is not None else []
+
+
 def is_dark():
     """Whether the window is dark."""
-    return slicer.app.palette().color(qt.QPalette.Window).lightness() < 128
+    return bool(_followed) and _followed[0].palette.window().color().lightness() < 128
 
 
 def colour(severity):

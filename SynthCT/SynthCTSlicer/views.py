@@ -55,7 +55,8 @@ class VolumesView:
         self.ui, self.logic, self.task = ui, logic, task
         self._filling = False
         self.filter = DropFilter(self._dropped, self._hover)
-        for widget in (ui.dropZone, ui.dropTitle, ui.dropHint):
+        self._droppable = (ui.dropZone, ui.dropTitle, ui.dropHint)
+        for widget in self._droppable:
             widget.setAcceptDrops(True)
             widget.installEventFilter(self.filter)
         self._hover(False)
@@ -67,6 +68,11 @@ class VolumesView:
         logic.changed.connect(self.show)
         task.changed.connect(self.show)
         self.show()
+
+    def close(self):
+        """Take the filter off: a filter without widget must not be called at the end."""
+        for widget in self._droppable:
+            widget.removeEventFilter(self.filter)
 
     def _chooser(self, slot):
         def chosen(node):

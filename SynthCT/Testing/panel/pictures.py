@@ -132,6 +132,22 @@ def render(view: Any, size: int) -> Any:
     return np.ascontiguousarray(array[::-1, :, :3])
 
 
+def blend(view: Any, size: int) -> Any:
+    """A slice view as an RGB array by the slice logic alone, without OpenGL: images only."""
+    import numpy as np
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    logic = view.sliceLogic()
+    logic.ResizeSliceNode(size, size)
+    logic.FitSliceToBackground()
+    producer = logic.GetImageDataConnection().GetProducer()
+    producer.Update()
+    image = producer.GetOutputDataObject(0)
+    width, height, _depth = image.GetDimensions()
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 4)[::-1]
+    return np.uint8(array[..., :3] * (array[..., 3:] / 255.0))  # outside the image: black
+
+
 def compose(panel: Any, size: int, path: Path) -> None:
     """The review layout as one picture, with the names of the images."""
     import numpy as np

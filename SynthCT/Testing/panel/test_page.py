@@ -277,7 +277,7 @@ def test_two_runs_queue_in_folders_of_their_own(page: Any, images: Path) -> None
     ("mode", "words"),
     [
         ("refuse", "is not the published one: reinstall"),
-        ("out-of-memory", "ran out of memory: choose the CPU"),
+        ("out-of-memory", "ran out of memory: the device is set to the CPU now"),
         ("half-torch", "torch is installed but cannot be loaded"),
         ("no-package", "pydantic is missing or only half installed"),
         ("bug", "This is a bug in SynthCT: please report"),
@@ -294,6 +294,8 @@ def test_failed_run_says_what_to_do_and_changes_nothing(
     page.until_idle()
     assert words in page.ui.messageText.text
     assert len(page.nodes()) == before
+    device = page.ui.deviceBox.itemData(page.ui.deviceBox.currentIndex)
+    assert device == ("cpu" if mode == "out-of-memory" else "auto")
     page.mode("replay")
     page.run()  # and the panel is usable
     page.until_idle()

@@ -77,6 +77,30 @@ def test_difference_has_a_symmetric_diverging_window(done: Page) -> None:
     assert max(function.GetColor(0)) < 0.1
 
 
+STORED = Path(__file__).parent / "review_row.png"
+
+
+def picture(page: Page) -> Any:
+    """The row of views, each 96 pixels wide."""
+    from pictures import blend
+
+    page.ui.softButton.click()
+    return np.hstack([blend(widget, 96) for _key, widget in page.panel.review.views()])
+
+
+def test_views_look_as_they_did_when_they_were_looked_at(done: Page) -> None:
+    """Against a picture that a person has seen; tolerant, as resampling differs a little."""
+    from PIL import Image
+
+    shown, stored = picture(done), np.asarray(Image.open(STORED).convert("RGB"))
+    assert shown.shape == stored.shape
+    off = np.abs(shown.astype(int) - stored).max(axis=2)
+    assert (off > 24).mean() < 0.02
+    # A test that can fail: the same picture with two views swapped is another one.
+    swapped = np.hstack([stored[:, 96:192], stored[:, :96], stored[:, 192:]])
+    assert (np.abs(shown.astype(int) - swapped).max(axis=2) > 24).mean() > 0.02
+
+
 def test_window_presets(done: Page) -> None:
     display = done.panel.review.node("ct").GetDisplayNode()
     windows = []
@@ -292,6 +316,16 @@ def test_saved_scene_brings_back_the_same_panel(
     assert panel.decide.state.verdict == "rejected"
     assert done.ui.reasonMotion.isChecked()
     assert done.ui.decisionLabel.text.startswith("Rejected by ")
+
+
+def test_leaving_the_page_and_coming_back_changes_nothing(done: Page) -> None:
+    done.choose(done.ui.secondBox, "mr")
+    done.ui.reasonAir.setChecked(True)
+    done.page.exit()
+    done.page.enter()
+    assert done.panel.review.state.second == "mr"
+    assert len(done.panel.review.views()) == 4
+    assert done.ui.reasonAir.isChecked()
 
 
 def test_two_parameter_sets_are_kept_apart(done: Page) -> None:

@@ -267,9 +267,6 @@ class Application:
     def settings(self) -> Any:
         return pythonqt.wrap(self._settings)
 
-    def palette(self) -> Any:
-        return pythonqt.wrap(QtWidgets.QApplication.palette())
-
     def startupEnvironment(self) -> Any:
         return pythonqt.wrap(QtCore.QProcessEnvironment.systemEnvironment())
 
