@@ -121,7 +121,7 @@ def card_html(card):
         return "simulated" if simulated else "real"
 
     def figures(measurement):
-        return ", ".join(f"{escape(k)} {v:g}" for k, v in measurement.figures.items())
+        return ", ".join(escape(figure_text(k, v)) for k, v in measurement.figures.items())
 
     data = [
         f"{escape(d.name)}: {d.subjects} subjects, {origin(d.simulated)}"
@@ -138,6 +138,17 @@ def card_html(card):
         _list("Limits", [escape(limit) for limit in card.limits]),
     ]
     return "".join(parts)
+
+
+def figure_text(key, value):
+    """A figure of a card for people: head_mae_hu 133.6 is "head MAE 133.6 HU"."""
+    words = key.split("_")
+    unit = {"hu": " HU", "percent": " %"}.get(words[-1], "")
+    words = words[:-1] if unit else words
+    short = {"mu": "µ", "rmae": "rMAE"}
+    upper = {"mae", "rmse", "me", "ssim", "psnr"}
+    text = " ".join(short.get(w, w.upper() if w in upper else w) for w in words)
+    return f"{text} {value:g}{unit}"
 
 
 def _list(title, lines):

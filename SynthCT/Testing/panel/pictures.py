@@ -1,8 +1,8 @@
 """Pictures of the panel and of the review layout, for the user guide and for looking at.
 
-    python SynthCT/Testing/panel/pictures.py JOB MR CT OUT
+    python SynthCT/Testing/panel/pictures.py JOB OUT mr=FILE [reference_ct=FILE]
 
-JOB is a finished job of the two images. The widgets are those of the stand-in desktop, the slice
+JOB is a finished job of these images. The widgets are those of the stand-in desktop, the slice
 views those of the real scene.
 """
 
@@ -51,21 +51,22 @@ def open_page() -> Any:
     return page
 
 
-def show_result(page: Any, job: Path, mr: Path, ct: Path) -> None:
+def show_result(page: Any, job: Path, images: dict[str, Path]) -> None:
     import slicer
 
     from SynthCTSlicer import library, mrml
 
     panel = page.widget.panel
-    nodes = [slicer.util.loadVolume(str(p), {"show": False}) for p in (mr, ct)]
-    panel.volumes.take([node.GetID() for node in nodes])
+    nodes = {slot: slicer.util.loadVolume(str(p), {"show": False}) for slot, p in images.items()}
+    for slot, node in nodes.items():
+        place = "ct" if slot == "reference_ct" else slot
+        panel.volumes.state.guesses[node.GetID()] = mrml.Guess(place, "its name")
+        panel.volumes.choose(place, node.GetID())
     panel.run.checker.stop_all()
-    panel.task.choose_model("uniform-body")
     result = library.read_result(job)
-    context = {
-        "subject": result.subject,
-        "inputs": {"mr": (nodes[0].GetID(), "mr"), "reference_ct": (nodes[1].GetID(), "ct")},
-    }
+    panel.task.choose_model(result.model)
+    inputs = {slot: (node.GetID(), node.GetName()) for slot, node in nodes.items()}
+    context = {"subject": result.subject, "inputs": inputs}
     for _key in mrml.load_result(job, result, result.subject, job.name):
         pass
     findings: dict[str, list[Any]] = {"mr": [], "ct": []}
@@ -170,7 +171,7 @@ def compose(panel: Any, size: int, path: Path) -> None:
     picture.save(path)
 
 
-def main(job: Path, mr: Path, ct: Path, out: Path) -> None:
+def main(job: Path, out: Path, images: dict[str, Path]) -> None:
     import slicer
 
     out.mkdir(parents=True, exist_ok=True)
@@ -182,13 +183,13 @@ def main(job: Path, mr: Path, ct: Path, out: Path) -> None:
         name = "dark" if dark else "light"
         page = open_page()
         grab(page, 400, out / f"panel-empty-{name}.png")
-        show_result(page, job, mr, ct)
+        show_result(page, job, images)
         for width in (400, 700):
             grab(page, width, out / f"panel-{width}-{name}.png")
         if not dark:
             panel = page.widget.panel
-            panel.review.preset("soft")
-            panel.review.set_outline(True)
+            panel.review.preset("soft" if "reference_ct" in images else "bone")
+            panel.review.set_outline("reference_ct" in images)
             compose(panel, 300, out / "review-row.png")
             panel.review.arrange(grid=True)
             slicer.app.processEvents()
@@ -198,4 +199,9 @@ def main(job: Path, mr: Path, ct: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(a).absolute() for a in sys.argv[1:5]))
+    pairs = (argument.split("=", 1) for argument in sys.argv[3:])
+    main(
+        Path(sys.argv[1]).absolute(),
+        Path(sys.argv[2]).absolute(),
+        {slot: Path(path).absolute() for slot, path in pairs},
+    )

@@ -177,7 +177,7 @@ def test_models_and_cards_are_those_of_the_registry(page: Any) -> None:
             assert page.ui.messageText.text
     page.choose(page.ui.taskBox, "mr-to-ct")
     page.choose(page.ui.modelBox, "atlas-fusion")
-    for part in ("Made from", "Measured accuracy", "Limits", "simulated"):
+    for part in ("Made from", "Measured accuracy", "Limits", "simulated", "head MAE 1", " HU"):
         assert part in page.ui.cardText.text
 
 
