@@ -125,7 +125,7 @@ class ReviewLogic:
         if found is not None:
             return found
         record = mrml.find_output(self.state.run, "record")
-        if record is None:
+        if record is None or key == "pet":
             return None
         return record.GetNodeReference(f"SynthCT.{key.removesuffix('_input')}")
 

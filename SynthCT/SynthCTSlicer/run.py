@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -50,6 +51,7 @@ class RunLogic:
         self.loaded = Signal()
         self._context = {}
         self._loading = set()
+        self._kept = {}
         self._check_wanted = 0
         runner.progressed.connect(self._on_progress)
         runner.changed.connect(self._on_runner)
@@ -112,6 +114,7 @@ class RunLogic:
         self._context[str(folder)] = {
             "subject": content["subject"],
             "inputs": {slot: (node.GetID(), node.GetName()) for slot, node in inputs.items()},
+            "pet": self.volumes.state.nodes["pet"],
         }
         self.state.message, self.state.severity = "", ""
         self.runner.add(job)
@@ -123,7 +126,7 @@ class RunLogic:
         try:
             paths = {}
             for slot, node in inputs.items():
-                mrml.write_volume(node, folder / f"{slot}.nrrd")
+                self._place(node, folder / f"{slot}.nrrd")
                 paths[slot] = {"path": f"{slot}.nrrd"}
             request = {**content, "inputs": paths}
             if masks:
@@ -148,6 +151,21 @@ class RunLogic:
                 )
             ) from error
         return folder
+
+    def _place(self, node, path):
+        """Put a volume into a job folder; what the gate was given is not written again."""
+        stamp = (node.GetMTime(), node.GetImageData().GetMTime())
+        known, file = self._kept.get(node.GetID(), (None, None))
+        if known != stamp or not file.is_file():
+            if file is not None:
+                file.unlink(missing_ok=True)
+            file = path.parent.parent / f"input-{uuid.uuid4().hex[:12]}.nrrd"
+            mrml.write_volume(node, file)
+            self._kept[node.GetID()] = (stamp, file)
+        try:
+            os.link(file, path)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, path)
 
     def cancel(self):
         """Cancel the run at work."""
@@ -244,6 +262,8 @@ class RunLogic:
         record.SetText(json.dumps(content))
         for slot, (identifier, _name) in context["inputs"].items():
             record.SetNodeReferenceID(f"SynthCT.{slot}", identifier)
+        if context.get("pet"):
+            record.SetNodeReferenceID("SynthCT.pet", context["pet"])  # to be seen beside it
         self.state.run = run
         doubts = [f.message for f in result.findings if f.severity == "warning"]
         done = _("Done in {s:.0f} s. Look at the result below.").format(s=seconds)
@@ -312,6 +332,9 @@ class RunLogic:
         self.state.loading = False
         self.runner.stop_all()
         self._context.clear()
+        for _stamp, file in self._kept.values():
+            file.unlink(missing_ok=True)
+        self._kept.clear()
         self.state.busy = False
         if was_busy and reason:
             self._say(reason, "warning")

@@ -190,6 +190,56 @@ def test_run_without_a_volume_says_which_is_missing(page: Any) -> None:
     assert page.ui.syntheticCtSelector.isVisible()
 
 
+def test_two_volumes_are_compared(page: Any, images: Path) -> None:
+    from SynthCTLib.workflow.folder import JobFolder
+    from SynthCTLib.workflow.request import Slot
+
+    filled(page, images)
+    page.choose(page.ui.taskBox, "evaluate")
+    ct = page.panel.volumes.node("ct")
+    page.ui.syntheticCtSelector.setCurrentNode(ct)
+    page.run()
+    assert "chosen twice" in page.ui.messageText.text
+    synthetic = slicer.util.loadVolume(str(images / "ct.nii.gz"), {"name": "sct", "show": False})
+    page.ui.syntheticCtSelector.setCurrentNode(synthetic)
+    page.mode("polite")
+    page.run()
+    request = JobFolder.open(page.panel.runner.current.folder).request
+    assert request.task is None
+    assert request.model is None
+    assert set(request.inputs) == {Slot.MR, Slot.REFERENCE_CT, Slot.SYNTHETIC_CT}
+    page.ui.cancelButton.click()
+    page.until_idle()
+
+
+def test_job_holds_the_volumes_as_they_are_now(page: Any, images: Path) -> None:
+    """The file that the gate was given is used again, but not when the volume has changed."""
+    filled(page, images)
+    page.mode("polite")
+    mr, first = page.panel.volumes.node("mr"), slicer.util.arrayFromVolume
+
+    def written() -> Any:
+        page.run()
+        page.wait(lambda: page.panel.runner.busy)
+        path = page.panel.runner.current.folder / "mr.nrrd"
+        node = slicer.util.loadVolume(str(path), {"show": False})
+        values = (first(node).copy(), path.stat().st_ino)
+        slicer.mrmlScene.RemoveNode(node)
+        page.ui.cancelButton.click()
+        page.until_idle()
+        return values
+
+    before, inode = written()
+    again, same = written()
+    assert (before == again).all()
+    assert same == inode
+    first(mr)[:] += 7
+    slicer.util.arrayFromVolumeModified(mr)
+    after, other = written()
+    assert np.allclose(after, before + 7)
+    assert other != inode
+
+
 # -- run -------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,21 @@ def test_one_row_shows_each_image_linked_with_one_crosshair(done: Page) -> None:
     assert not crosshair or crosshair[0].GetCrosshairMode() != 0
 
 
+def test_pet_is_shown_beside_the_result(
+    desktop: SimpleNamespace, bin_folder: Path, images: Path
+) -> None:
+    desktop.app.main_window_shown = True
+    page = Page(desktop, bin_folder)
+    page.drop(images)
+    page.choose(page.ui.modelBox, "uniform-body")
+    page.ui.runButton.click()
+    page.until_idle()
+    keys = [key for key, _title in page.panel.review.state.shown]
+    assert keys == ["mr", "reference_ct", "ct", "difference", "pet_input"]
+    assert page.panel.review.node("pet_input").GetName() == "fdg_pet"
+    page.close()
+
+
 def test_three_planes_and_back(done: Page) -> None:
     before = done.desktop.app.layoutManager()
     done.ui.gridButton.click()
@@ -408,6 +423,7 @@ def test_disk_full_and_folder_that_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(mrml, "write_volume", full)
+    done.panel.volumes.node("mr").Modified()  # what was written before is not good any more
     done.ui.runButton.click()
     assert "is full: free some space" in done.ui.messageText.text
     assert not done.panel.runner.busy
