@@ -1,6 +1,6 @@
-"""Rigid registration: simulated heads with known truth, real limbs, and ANTs on the same pairs.
+"""Rigid registration: simulated heads with known truth, real limbs, and peers on the same pairs.
 
-    python benchmarks/registration.py --data-pack DIR [--pairs 40] [--ants-python PATH]
+    python benchmarks/registration.py --data-pack DIR [--pairs 40] [--peers-python PATH]
 
 1. MR and CT of simulated heads (real anatomies, the phantom's images). The CT is sampled on a
    clinical grid of its own and then moved as a rigid body by up to 30 degrees and 50 mm, so that
@@ -9,8 +9,9 @@
 2. Real MR/CT pairs of limbs (sarcoma patients). The truth is not known: each pair is registered
    from where it lies and again with the CT moved by a known rigid transform, and the two answers
    are compared over the body. A refusal is counted as such.
-3. ANTs' rigid registration (antspyx, in a Python of its own) on some pairs of 1, in turn with ours,
-   both with 2 threads; times are of the registration call alone.
+3. The rigid registrations of ANTs (antspyx) and elastix (itk-elastix), in a Python of their own,
+   on some pairs of 1, in turn with ours, all with 2 threads and as their authors set them up;
+   times are of the registration call alone.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,7 @@ LIMB_DEGREES, LIMB_MM = 20.0, 30.0
 TARGETS = 2000
 Points = npt.NDArray[np.float64]
 
+# Each reads jobs, a line each, and answers with the seconds it took and a file of ITK's.
 ANTS = """
 import json, sys, time
 import ants
@@ -55,6 +58,29 @@ for line in sys.stdin:
     print("ANSWER " + json.dumps({"seconds": seconds, "transform": found["fwdtransforms"][0]}),
           flush=True)
 """
+ELASTIX = """
+import json, sys, time
+import itk
+for line in sys.stdin:
+    job = json.loads(line)
+    fixed, moving = (itk.imread(job[key], itk.F) for key in ("fixed", "moving"))
+    settings = itk.ParameterObject.New()
+    rigid = settings.GetDefaultParameterMap("rigid", 4)
+    rigid["AutomaticTransformInitialization"] = ["true"]
+    settings.AddParameterMap(rigid)
+    begin = time.perf_counter()
+    _, found = itk.elastix_registration_method(
+        fixed, moving, parameter_object=settings, number_of_threads=2, log_to_console=False)
+    seconds = time.perf_counter() - begin
+    end = found.GetParameterMap(0)
+    path = job["fixed"].replace("_mr.nii.gz", "_elastix.txt")
+    with open(path, "w") as file:
+        file.write("#Insight Transform File V1.0\\nTransform: Euler3DTransform_double_3_3\\n")
+        file.write("Parameters: " + " ".join(end["TransformParameters"]) + "\\n")
+        file.write("FixedParameters: " + " ".join(end["CenterOfRotationPoint"]) + "\\n")
+    print("ANSWER " + json.dumps({"seconds": seconds, "transform": path}), flush=True)
+"""
+PEERS = {"ANTs": ANTS, "elastix": ELASTIX}
 
 
 @dataclass(frozen=True)
@@ -192,19 +218,12 @@ def real_limbs(pack: Path, moves: int) -> None:
     )
 
 
-def against_ants(pack: Path, ants_python: Path, count: int) -> None:
+def against(peers: list[str], pack: Path, python: Path, count: int) -> None:
+    errors: dict[str, list[float]] = {name: [] for name in ("SynthCT", *peers)}
+    ratios: dict[str, list[float]] = {name: [] for name in errors}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "peer.py").write_text(ANTS)
-        peer = subprocess.Popen(
-            [str(ants_python), str(folder / "peer.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "2", "PATH": "/usr/bin:/bin"},
-        )
-        ratios, ours, theirs = [], [], []
+        running = {peer: started(folder / f"{peer}.py", PEERS[peer], python) for peer in peers}
         for index, case in enumerate(head_cases(pack, 4 * count)):
             if index % 4:
                 continue
@@ -212,35 +231,55 @@ def against_ants(pack: Path, ants_python: Path, count: int) -> None:
             write_volume(case.mr, fixed)
             write_volume(case.ct, moving)
             begin = time.perf_counter()
-            found = register_rigid(case.mr, case.ct, RigidOptions(threads=2))
+            found = register_rigid(case.mr, case.ct, RigidOptions(threads=2)).transform
             seconds = time.perf_counter() - begin
-            answer = asked(peer, {"fixed": str(fixed), "moving": str(moving)})
-            their = sitk.ReadTransform(answer["transform"])
-            ours.append(float(target_errors_mm(found.transform, case.truth, case.targets).max()))
-            theirs.append(float(target_errors_mm(their, case.truth, case.targets).max()))
-            ratios.append(answer["seconds"] / seconds)
-        peer.terminate()
-    print("| | SynthCT | ANTs |\n|---|---|---|")
-    print(f"| pairs | {len(ours)} | {len(theirs)} |")
-    print(
-        f"| largest TRE over the head, median (mm) | {np.median(ours):.2f} "
-        f"| {np.median(theirs):.2f} |"
+            ends = {"SynthCT": (found, 1.0)}
+            for peer, process in running.items():
+                answer = asked(process, {"fixed": str(fixed), "moving": str(moving)})
+                ends[peer] = (sitk.ReadTransform(answer["transform"]), answer["seconds"] / seconds)
+            for who, (transform, ratio) in ends.items():
+                worst = target_errors_mm(transform, case.truth, case.targets).max()
+                errors[who].append(float(worst))
+                ratios[who].append(ratio)
+        for process in running.values():
+            process.terminate()
+    print("| | " + " | ".join(errors) + " |")
+    print("|---" * (len(errors) + 1) + "|")
+    rows: dict[str, Callable[[str], str]] = {
+        "pairs": lambda who: str(len(errors[who])),
+        "largest TRE over the head, median (mm)": lambda who: f"{np.median(errors[who]):.2f}",
+        "largest TRE over the head, worst (mm)": lambda who: f"{max(errors[who]):.2f}",
+        "above 1 mm": lambda who: str(sum(e >= 1 for e in errors[who])),
+        "time / SynthCT's, median of the pairs": lambda who: f"{np.median(ratios[who]):.1f}",
+        "time / SynthCT's, smallest of the pairs": lambda who: f"{min(ratios[who]):.1f}",
+    }
+    for title, value in rows.items():
+        print(f"| {title} | " + " | ".join(value(who) for who in errors) + " |")
+
+
+def started(script: Path, text: str, python: Path) -> subprocess.Popen[str]:
+    """A peer that waits for jobs."""
+    script.write_text(text)
+    return subprocess.Popen(
+        [str(python), str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "2", "PATH": "/usr/bin:/bin"},
     )
-    print(f"| largest TRE over the head, worst (mm) | {max(ours):.2f} | {max(theirs):.2f} |")
-    print(f"| time / SynthCT's, median of the pairs | 1 | {np.median(ratios):.1f} |")
-    print(f"| time / SynthCT's, smallest of the pairs | 1 | {min(ratios):.1f} |\n")
 
 
-def asked(peer: subprocess.Popen[str], job: dict[str, str]) -> dict[str, object]:
+def asked(peer: subprocess.Popen[str], job: dict[str, str]) -> dict[str, Any]:
     assert peer.stdin is not None
     assert peer.stdout is not None
     peer.stdin.write(json.dumps(job) + "\n")
     peer.stdin.flush()
     for line in peer.stdout:
         if line.startswith("ANSWER "):
-            answer: dict[str, object] = json.loads(line.removeprefix("ANSWER "))
+            answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
             return answer
-    raise SystemExit("ANTs ended without an answer.")
+    raise SystemExit("A peer ended without an answer.")
 
 
 def main() -> None:
@@ -248,9 +287,10 @@ def main() -> None:
     parser.add_argument("--data-pack", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--moves", type=int, default=2, help="known transforms a limb")
-    parser.add_argument("--ants-python", type=Path, help="Python that has antspyx")
-    parser.add_argument("--ants-pairs", type=int, default=6)
-    parser.add_argument("--only", choices=("heads", "limbs", "ants"))
+    parser.add_argument("--peers-python", type=Path, help="Python that has the peers' packages")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peer-pairs", type=int, default=6)
+    parser.add_argument("--only", choices=("heads", "limbs", "peers"))
     arguments = parser.parse_args()
     pack = arguments.data_pack
     if arguments.only in (None, "heads"):
@@ -259,9 +299,9 @@ def main() -> None:
     if arguments.only in (None, "limbs"):
         print(f"Real limbs, CT moved by up to {LIMB_DEGREES:g} degrees and {LIMB_MM:g} mm.\n")
         real_limbs(pack, arguments.moves)
-    if arguments.ants_python and arguments.only in (None, "ants"):
-        print("Against ANTs (antspyx, type_of_transform Rigid), the same pairs in turn.\n")
-        against_ants(pack, arguments.ants_python, arguments.ants_pairs)
+    if arguments.peers_python and arguments.only in (None, "peers"):
+        print(f"Against {' and '.join(arguments.peers)}, the same pairs in turn.\n")
+        against(arguments.peers, pack, arguments.peers_python, arguments.peer_pairs)
 
 
 if __name__ == "__main__":
