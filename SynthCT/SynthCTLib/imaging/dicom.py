@@ -27,6 +27,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.slices import Header, Plane, SliceStack, evened, stack_planes, untilted
+from SynthCTLib.imaging.suv_tags import suv_tags_of
+from SynthCTLib.physics.suv import SuvTags, suv_scale
 from SynthCTLib.volume import (
     AIR_HU,
     DEFAULT_UNIT,
@@ -281,7 +283,8 @@ def choose_series(
 def read_series(series: DicomSeries, role: Role | None = None, unit: Unit | None = None) -> Volume:
     """A series as a volume: values rescaled slice by slice, slices where they were scanned.
 
-    Role and unit come from the tags unless given. A CT lies in HU at or above -1024, with -1000
+    Role and unit come from the tags unless given. A PET asked for in SUV is converted to it by
+    ``physics.suv.suv_scale``, unless it is stored so. A CT lies in HU at or above -1024, with -1000
     where the scanner marks voxels as not reconstructed. Integers that fit stay int16, everything
     else is float32. The slice axis runs along the slice normal (row x column).
 
@@ -289,19 +292,22 @@ def read_series(series: DicomSeries, role: Role | None = None, unit: Unit | None
     slices are interpolated linearly onto even ones, a tilted stack is resampled onto an upright
     grid. Raises InputError when the series is not one regular stack of slices (different
     orientations, sizes or spacings; different images at one place; missing slices) or when it
-    does not have the role.
+    does not have the role, or when SUV is asked for and a tag that it needs is missing or wrong.
     """
     files = [_require_file(path) for path in series.files]
     top = files[0].top
     role = _checked_role(series, role, top)
     unit, steps = _unit_of(series, role, unit, top)
+    to_suv, scaled = _to_suv(series, top) if _is_pet(role) and unit == Unit.SUV else (1.0, [])
     pixels = _Pixels()
     planes = [plane for file in files for plane in _planes_of(file, series)]
     if role == Role.MU_MAP:
         planes = [_mapped(plane, series) for plane in planes]
     stack, dropped = stack_planes(planes, series.title, pixels.difference)
     array, scaling = _values(stack, series, pixels)
-    steps = [*steps, *dropped, *scaling]
+    if to_suv != 1.0:
+        array = np.multiply(array, to_suv, dtype=np.float64).astype(np.float32)
+    steps = [*steps, *dropped, *scaling, *scaled]
     if stack.is_uneven:
         array, stack, step = evened(array, stack, series.title)
         steps.append(step)
@@ -532,7 +538,7 @@ def _unit_of(
                 "choose the series in Hounsfield units."
             )
         return Unit.HU, []
-    if role not in (Role.PET, Role.NAC_PET):
+    if not _is_pet(role):
         return DEFAULT_UNIT[role], []
     units, weighting = str(top.get("Units", "none")), str(top.get("SUVType", "BW"))
     if units == "BQML":
@@ -542,6 +548,36 @@ def _unit_of(
     said = f"{units} (SUV by {weighting})" if units == "GML" else units
     note = f"The {series.title} has the units {said}: its values are taken as arbitrary."
     return Unit.ARBITRARY, [Step("take_as_arbitrary", {"units": said, "note": note})]
+
+
+def _is_pet(role: Role) -> bool:
+    return role in (Role.PET, Role.NAC_PET)
+
+
+def _to_suv(series: DicomSeries, top: Header) -> tuple[float, list[Step]]:
+    """The factor from the values of a PET to SUV, and the step that tells of it."""
+    if top.get("Units") == "GML":  # SUV already: no other tag is needed, or asked
+        tags = SuvTags(units="GML", suv_type=top.get("SUVType"))
+    else:
+        tags = suv_tags_of(series.files)
+    try:
+        scale = suv_scale(tags)
+    except InputError as error:
+        raise InputError(f"{series.title}: {error}") from None
+    if tags.units == "GML":
+        return scale.factor, []
+    note = (
+        f"The {series.title} was converted to SUV: values times {scale.factor:.4g} ({scale.how})."
+    )
+    settings = {
+        "units": tags.units,
+        "factor": scale.factor,
+        "decay_correction": tags.decay_correction,
+        "decay_s": scale.decay_s,
+        "across_midnight": scale.across_midnight,
+        "note": note,
+    }
+    return scale.factor, [Step("convert_to_suv", settings)]
 
 
 # --- slices -------------------------------------------------------------------------------

@@ -182,7 +182,6 @@ def test_unit_of_a_pet(
     volume = read_volume(tmp_path, Role.PET)
     assert volume.unit == unit
     assert bool(reading_notes(volume)) == noted
-    assert read_volume(tmp_path, Role.PET, Unit.SUV).unit == Unit.SUV
 
 
 @pytest.mark.parametrize(
