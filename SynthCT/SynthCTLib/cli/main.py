@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +63,32 @@ Masks = Annotated[
     list[str] | None,
     typer.Option("--mask", help="A further mask to evaluate in: NAME=FILE; may be repeated."),
 ]
+Manifest = Annotated[
+    Path | None,
+    typer.Option(help="CSV of subjects and methods, or a BIDS folder: many at once."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, max=256, help="With --manifest: subjects at a time; all cores if absent."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="With --manifest: address of a Dask scheduler, such as tcp://host:8786."),
+]
+Strata = Annotated[
+    list[str] | None,
+    typer.Option(help="With --manifest: a column to make tables by; may be repeated."),
+]
+FigureKeys = Annotated[
+    list[str] | None,
+    typer.Option("--figure", help="Key of a figure to test and draw, such as head.mae_hu."),
+]
+KeepImages = Annotated[
+    bool, typer.Option("--keep-images", help="With --manifest: write the images of each subject.")
+]
+Reports = Annotated[
+    bool, typer.Option(help="With --manifest: a report of each subject; without, it is faster.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads; all cores if absent.")]
 
 
@@ -114,11 +142,39 @@ def run(
     ] = None,
     overwrite: Overwrite = False,
     keep_work: Annotated[bool, typer.Option(help="Keep intermediate files.")] = False,
+    manifest: Manifest = None,
+    processes: Processes = None,
+    scheduler: Scheduler = None,
+    strata: Strata = None,
+    figure: FigureKeys = None,
+    reports: Reports = True,
     quiet: Quiet = False,
 ) -> None:
     """Synthesise the image that lacks from one that is there, with its µ-map and a report."""
     from SynthCTLib.workflow.request import Slot
 
+    options: dict[str, object] = {
+        "registration": registration,
+        "transform": transform and transform.absolute(),
+        "bias_correction": bias_correction,
+        "remove_table": remove_table,
+        "convention": convention,
+        "anatomy": anatomy,
+        "device": device,
+        "engine": engine,
+        "precision": precision,
+        "threads": threads,
+        "cache_dir": cache or default_cache_folder(),
+        "models_dir": models_folder or default_models_folder(),
+        "keep_work": keep_work,
+    }
+    if manifest is not None:
+        if mr or pet_nac or ct or reference_ct or subject or series:
+            raise InputError("With --manifest the images are named in it: leave out the others.")
+        options["report"] = reports
+        spread = _Spread(manifest, processes, scheduler, strata, figure)
+        _do_cohort(output, spread, task or Task.MR_TO_CT, model, options, overwrite, quiet)
+        return
     given = {Slot.MR: mr, Slot.NAC_PET: pet_nac, Slot.CT: ct}
     sources = {slot: path for slot, path in given.items() if path is not None}
     if len(sources) != 1:
@@ -135,21 +191,7 @@ def run(
             "task": chosen,
             "model": model,
             "inputs": inputs,
-            "options": {
-                "registration": registration,
-                "transform": transform and transform.absolute(),
-                "bias_correction": bias_correction,
-                "remove_table": remove_table,
-                "convention": convention,
-                "anatomy": anatomy,
-                "device": device,
-                "engine": engine,
-                "precision": precision,
-                "threads": threads,
-                "cache_dir": cache or default_cache_folder(),
-                "models_dir": models_folder or default_models_folder(),
-                "keep_work": keep_work,
-            },
+            "options": options,
         },
         overwrite,
         quiet,
@@ -159,8 +201,10 @@ def run(
 @app.command()
 def evaluate(
     output: Output,
-    reference: Annotated[Path, typer.Option(help="The CT that is taken for the truth.")],
-    synthetic: Annotated[Path, typer.Option(help="The synthetic CT.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="The CT that is taken for the truth.")
+    ] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="The synthetic CT.")] = None,
     mr: Annotated[
         Path | None, typer.Option(help="The MR it was made from: registers better, gives the head.")
     ] = None,
@@ -172,10 +216,35 @@ def evaluate(
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
+    manifest: Manifest = None,
+    processes: Processes = None,
+    scheduler: Scheduler = None,
+    strata: Strata = None,
+    figure: FigureKeys = None,
+    keep_images: KeepImages = False,
+    reports: Reports = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a synthetic CT with a reference CT, in masks, with a report."""
+    """Compare a synthetic CT with a reference CT, in masks, with a report; or many at once."""
+    options: dict[str, object] = {
+        "registration": registration,
+        "transform": transform and transform.absolute(),
+        "remove_table": remove_table,
+        "convention": convention,
+        "anatomy": anatomy,
+        "threads": threads,
+        "masks": _masks(mask),
+    }
+    if manifest is not None:
+        if reference or synthetic or mr or subject:
+            raise InputError("With --manifest the images are named in it: leave out the others.")
+        options |= {"images": keep_images, "report": reports}
+        spread = _Spread(manifest, processes, scheduler, strata, figure)
+        _do_cohort(output, spread, None, None, options, overwrite, quiet)
+        return
+    if reference is None or synthetic is None:
+        raise InputError("Give --reference and --synthetic, or --manifest for many at once.")
     inputs = {
         "reference_ct": {"path": reference.absolute()},
         "synthetic_ct": {"path": synthetic.absolute()},
@@ -188,19 +257,27 @@ def evaluate(
             "subject": subject or _subject(synthetic),
             "task": None,
             "inputs": inputs,
-            "options": {
-                "registration": registration,
-                "transform": transform and transform.absolute(),
-                "remove_table": remove_table,
-                "convention": convention,
-                "anatomy": anatomy,
-                "threads": threads,
-                "masks": _masks(mask),
-            },
+            "options": options,
         },
         overwrite,
         quiet,
     )
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two cohorts or more.")],
+    output: Output,
+    figure: FigureKeys = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods over the subjects they share: paired tests, intervals, agreement."""
+    from SynthCTLib.workflow.cohort.run import compare_cohorts
+
+    page = compare_cohorts(runs, output, tuple(figure or ()), overwrite=overwrite)
+    if not quiet:
+        typer.echo(f"Comparison: {page}")
 
 
 @app.command()
@@ -323,6 +400,53 @@ def export(
                 f"{to_pacs}: {done.sending.sent} objects sent, "
                 f"{done.sending.had_already} were there already."
             )
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """What the command line says of a cohort."""
+
+    manifest: Path
+    processes: int | None
+    scheduler: str | None
+    strata: list[str] | None
+    figures: list[str] | None
+
+
+def _do_cohort(
+    output: Path,
+    spread: _Spread,
+    task: Task | None,
+    model: str | None,
+    options: dict[str, object],
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    from SynthCTLib.workflow.cohort.manifest import read_manifest
+    from SynthCTLib.workflow.cohort.run import CohortOptions, run_cohort
+
+    if spread.processes and spread.scheduler:
+        raise InputError("Give --processes or --scheduler, not both.")
+    entries = read_manifest(spread.manifest, tuple(spread.strata or ()))
+    # One thread a subject: so many subjects at a time use the cores better, and the figures do
+    # not depend on how many cores there are.
+    settings = {**options, "threads": options["threads"] or 1}
+    cohort = CohortOptions(
+        task, model, settings, spread.processes or os.cpu_count() or 1, spread.scheduler,
+        tuple(spread.figures or ()),
+    )  # fmt: skip
+    with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
+        result = run_cohort(
+            entries, output, cohort, screen.progress(is_cancelled), is_cancelled,
+            overwrite=overwrite,
+        )  # fmt: skip
+    if result.failures:
+        typer.echo(
+            f"{len(result.failures)} of {len(entries)} failed: see {output / 'failures.csv'}",
+            err=True,
+        )
+    if not quiet:
+        typer.echo(f"Cohort: {result.page or output}")
 
 
 def _do_job(output: Path, content: dict[str, object], overwrite: bool, quiet: bool) -> None:

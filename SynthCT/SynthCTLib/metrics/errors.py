@@ -30,7 +30,7 @@ def errors_of(pair: MaskedPair) -> VoxelErrors:
     """
     error = pair.synthetic - pair.reference
     mean = float(error.mean())
-    mean_square = float(error @ error) / error.size
+    mean_square = float(np.square(error).mean())  # not a dot product: its bits vary with threads
     np.abs(error, out=error)
     return VoxelErrors(float(error.mean()), float(np.sqrt(mean_square)), mean_square, mean)
 

@@ -29,7 +29,7 @@ def psnr_of(pair: MaskedPair, intensities: IntensityRange = PAPER_2) -> float:
     low, high = intensities.low_hu, intensities.high_hu
     error = pair.synthetic.clip(low, high)
     error -= pair.reference.clip(low, high)
-    mean_square = float(error @ error) / error.size
+    mean_square = float(np.square(error).mean())
     if mean_square == 0.0:
         return float("inf")
     return float(20.0 * np.log10(intensities.data_range) - 10.0 * np.log10(mean_square))
@@ -50,8 +50,11 @@ def pearson_of(pair: MaskedPair) -> float:
         return float("nan")
     first = pair.reference - pair.reference.mean()
     second = pair.synthetic - pair.synthetic.mean()
-    product = float(first @ second)
-    return float(np.clip(product / np.sqrt(float(first @ first) * float(second @ second)), -1, 1))
+    # Sums, not dot products: the bits of those vary with the number of threads.
+    product, mine, yours = (
+        (a * b).sum() for a, b in ((first, second), (first,) * 2, (second,) * 2)
+    )
+    return float(np.clip(product / np.sqrt(mine * yours), -1.0, 1.0))
 
 
 def normalised_mutual_information(
@@ -88,4 +91,4 @@ def _binned(values: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.int64]
 
 def _entropy(counts: npt.NDArray[np.int64]) -> float:
     share = counts[counts > 0] / counts.sum()
-    return max(0.0, -float(share @ np.log(share)))
+    return max(0.0, -float((share * np.log(share)).sum()))

@@ -204,7 +204,7 @@ def hu_curves(curves: Sequence[tuple[str, HuHistogram]], *, dark: bool) -> Figur
 
     ``dark`` chooses colours for a dark page.
     """
-    figure, axes, (ink, muted, colours) = _chart(dark)
+    figure, axes, (ink, muted, colours) = chart(dark)
     for (name, histogram), colour, style in zip(curves, colours, ("-", (0, (5, 2))), strict=False):
         voxels = histogram.counts.sum() + histogram.below + histogram.above
         share = 100.0 * histogram.counts / max(1, voxels)
@@ -220,7 +220,7 @@ def hu_curves(curves: Sequence[tuple[str, HuHistogram]], *, dark: bool) -> Figur
         axes.text(at, 1.02, word, transform=axes.get_xaxis_transform(), color=ink, fontsize=10,
                   ha="right" if word == "fat" else "left", va="bottom")  # fmt: skip
     axes.set_yticks([1e-3, 1e-2, 1e-1, 1, 10, 100], ["0.001", "0.01", "0.1", "1", "10", "100"])
-    _finish(axes, "HU", "share of voxels, %", ink, muted)
+    finish(axes, "HU", "share of voxels, %", ink, muted)
     axes.legend(loc="upper right", fontsize=11, frameon=False, labelcolor=ink)
     return figure
 
@@ -230,7 +230,7 @@ def error_by_hu(curve: ErrorCurve, *, dark: bool) -> Figure:
 
     Bins of fewer than 20 voxels are left out.
     """
-    figure, axes, (ink, muted, colours) = _chart(dark)
+    figure, axes, (ink, muted, colours) = chart(dark)
     edges = np.asarray(curve.edges_hu)
     centres = (edges[1:] + edges[:-1]) / 2
     kept = np.asarray(curve.voxels) >= _LEAST_VOXELS
@@ -247,28 +247,28 @@ def error_by_hu(curve: ErrorCurve, *, dark: bool) -> Figure:
     if kept.any():
         low, high = np.nanmin(mean - spread), np.nanmax(np.maximum(mean + spread, mae))
         axes.set_ylim(max(low, -1500.0) - 30, min(high, 1500.0) + 30)
-    _finish(axes, "HU of the reference CT", "error, HU", ink, muted)
+    finish(axes, "HU of the reference CT", "error, HU", ink, muted)
     axes.legend(loc="best", fontsize=11, frameon=False, labelcolor=ink, ncols=3)
     return figure
 
 
 def dice_over_threshold(curve: DiceCurve, *, dark: bool) -> Figure:
     """Dice coefficient of all that reaches a threshold, from blurred to dense bone."""
-    figure, axes, (ink, muted, colours) = _chart(dark)
+    figure, axes, (ink, muted, colours) = chart(dark)
     axes.plot(curve.thresholds_hu, curve.dice, color=colours[0], lw=1.8, marker="o", ms=3.5)
     axes.axvline(BONE_HU, color=muted, lw=1.0, ls=":")
     axes.text(BONE_HU + 8, 1.02, "bone, 300", transform=axes.get_xaxis_transform(), color=ink,
               fontsize=10, va="bottom")  # fmt: skip
     axes.set_xlim(curve.thresholds_hu[0], curve.thresholds_hu[-1])
     axes.set_ylim(0.0, 1.0)
-    _finish(axes, "threshold, HU", "Dice coefficient", ink, muted)
+    finish(axes, "threshold, HU", "Dice coefficient", ink, muted)
     return figure
 
 
 _LEAST_VOXELS = 20  # the error of fewer says more of chance than of the tissue
 
 
-def _chart(dark: bool) -> tuple[Figure, Axes, tuple[str, str, tuple[str, str]]]:
+def chart(dark: bool) -> tuple[Figure, Axes, tuple[str, str, tuple[str, str]]]:
     """An empty chart of lines, and its ink, muted ink and two colours, for a dark or light page."""
     if dark:
         ink, paper, muted, colours = _WHITE, "#15181c", "#59626c", ("#56b4e9", "#e69f00")
@@ -279,7 +279,8 @@ def _chart(dark: bool) -> tuple[Figure, Axes, tuple[str, str, tuple[str, str]]]:
     return figure, axes, (ink, muted, colours)
 
 
-def _finish(axes: Axes, across: str, up: str, ink: str, muted: str) -> None:
+def finish(axes: Axes, across: str, up: str, ink: str, muted: str) -> None:
+    """Titles, ticks, grid and frame of a chart."""
     axes.set_xlabel(across, color=ink, fontsize=11)
     axes.set_ylabel(up, color=ink, fontsize=11)
     axes.tick_params(colors=ink, labelsize=10)

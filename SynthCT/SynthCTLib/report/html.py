@@ -189,7 +189,7 @@ def _page(content: ReportContent, gallery: Gallery) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = data_uri
     environment.filters["settings"] = _settings
     return environment.get_template("report.html.j2").render(
         content=content,
@@ -422,7 +422,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """A picture as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 

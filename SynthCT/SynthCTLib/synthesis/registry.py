@@ -137,6 +137,20 @@ def build_model(card: ModelCard, machine: Machine) -> Synthesizer:
     return synthesizer
 
 
+class Models:
+    """Models that are opened once and kept, for a process that does many subjects."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[str, Machine], Synthesizer] = {}
+
+    def open(self, name: str, machine: Machine) -> Synthesizer:
+        """The synthesizer of that name on that machine; :func:`open_model` the first time."""
+        key = (name, machine)
+        if key not in self._opened:
+            self._opened[key] = open_model(name, machine)
+        return self._opened[key]
+
+
 def _names(folder: Path | None) -> list[str]:
     """The names of the models in a folder."""
     return [] if folder is None else sorted(p.parent.name for p in folder.glob(f"*/{CARD_FILE}"))

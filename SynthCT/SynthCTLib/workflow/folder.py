@@ -198,7 +198,10 @@ class JobFolder:
             return
         try:
             owner = json.loads((self.work / OWNER).read_text(encoding="utf-8"))
-            alive = psutil.Process(owner["pid"]).create_time() == owner["started"]
+            process = psutil.Process(owner["pid"])
+            # A killed process stays as a zombie until its parent has asked what became of it.
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            alive = process.create_time() == owner["started"] and not ended
         except (OSError, ValueError, KeyError, psutil.Error):
             alive = False
         if alive:

@@ -47,7 +47,7 @@ from SynthCTLib.registration import (
     write_transform,
 )
 from SynthCTLib.report import write_report
-from SynthCTLib.synthesis.registry import Machine, default_card, find_card, open_model
+from SynthCTLib.synthesis.registry import Machine, Models, default_card, find_card
 from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
 from SynthCTLib.volume import Grid, Role, Step, Volume
 from SynthCTLib.workflow.device import choose_device
@@ -65,8 +65,11 @@ def run_job(
     job: JobFolder,
     listener: Callable[[ProgressEvent], None],
     is_cancelled: Callable[[], bool],
+    models: Models | None = None,
 ) -> JobResult:
     """Do what the folder's request asks, and publish the result.
+
+    ``models`` keeps opened models from one run to the next.
 
     Raises SynthCTError when the request cannot work, the disk is full or a stop was asked for; then
     nothing lies under a final name.
@@ -80,11 +83,14 @@ def run_job(
         if request.task is None:
             evaluate_pair(job, outcome, progress.within("Evaluating", 0.85))
         else:
-            synthesize(job, outcome, progress.within("Synthesising", 0.85))
+            kept = Models() if models is None else models
+            synthesize(job, outcome, kept, progress.within("Synthesising", 0.85))
         progress.stage("Writing the results", 0.05)
         write_outputs(job, outcome)
         progress.stage("Writing the report", 0.1)
-        write_report(report_content(request, outcome, progress.notes, watch.seconds), job.outbox)
+        if request.options.report:
+            content = report_content(request, outcome, progress.notes, watch.seconds)
+            write_report(content, job.outbox)
         progress.update(1.0)
 
         def record(outputs: dict[str, OutputFile]) -> JobResult:
@@ -93,7 +99,7 @@ def run_job(
         return job.publish(record)
 
 
-def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
+def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progress) -> None:
     """From the input to the synthetic image, its µ-map and, with a reference, its evaluation."""
     request, options = job.request, job.request.options
     assert request.task is not None
@@ -133,7 +139,7 @@ def synthesize(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
         options.engine,
         options.precision,
     )
-    model = open_model(card.name, machine)
+    model = models.open(card.name, machine)
     made: Synthesis = model.synthesize(
         {source.role: prepared}, progress.within(f"Synthesising with {card.name}", 0.6)
     )
@@ -325,8 +331,8 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
 
 
 def write_outputs(job: JobFolder, outcome: Outcome) -> None:
-    """Write volumes, transforms and figures into the outbox."""
-    for name, volume in outcome.volumes.items():
+    """Write volumes (unless the request wants none), transforms and figures into the outbox."""
+    for name, volume in outcome.volumes.items() if job.request.options.images else ():
         if volume.role in (Role.MR, Role.PET, Role.NAC_PET):
             continue  # an input: the user has it
         path = job.outbox / f"{name}.nii.gz"
