@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEED_NO_PACK = {"export_roundtrip.py", "geometry.py", "panel.py"}
+NEED_NO_PACK = {"export_roundtrip.py", "geometry.py", "large_volume.py", "panel.py"}
 SCRIPTS = (
     "registration.py",
     "atlas_methods.py",
@@ -24,6 +24,7 @@ SCRIPTS = (
     "phantom_bone.py",
     "export_roundtrip.py",
     "panel.py",
+    "large_volume.py",
 )
 
 
