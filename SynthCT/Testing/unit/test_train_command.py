@@ -14,9 +14,8 @@ import yaml
 from SynthCTLib.cli.main import run_command
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.progress import Progress
-from SynthCTLib.synthesis.card import read_card
-from SynthCTLib.synthesis.patchwise import build
-from SynthCTLib.synthesis.registry import Machine
+from SynthCTLib.synthesis.own_models import import_model
+from SynthCTLib.synthesis.registry import Machine, open_model
 from SynthCTLib.training.recipe import list_recipes, recipes_folder
 from SynthCTLib.volume import Role, Unit, Volume
 
@@ -101,8 +100,9 @@ def test_every_recipe_trains_on_tiny_data_and_its_model_runs(
     if kind == "pairs":
         split = json.loads((out / "split.json").read_text())
         assert sorted(split["train"] + split["test"]) == ["sub-1", "sub-2"]
-    card = read_card(out / name, out / name)
-    model = build(card, Machine(threads=1, engine="torch"))
+    import_model(out / name, "mine", tmp_path / "models")
+    machine = Machine(threads=1, engine="torch", models_dir=tmp_path / "models")
+    model = open_model("mine", machine)
     mr = read_volume(data["pairs"] / "sub-1/mr.nii.gz", Role.MR)
     made = model.synthesize({Role.MR: mr}, Progress())
     assert made.volume.grid.matches(mr.grid)
