@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -282,7 +283,8 @@ def region_of(volume: Volume, anatomy: Anatomy, head_field_mm: float) -> Volume:
     """Where figures are taken: the head down to ``head_field_mm`` from the vertex, or the body."""
     if anatomy == Anatomy.BODY:
         return body_contour(volume)
-    head, field_of_view = head_mask(volume), head_field_of_view(volume, head_field_mm)
+    head = head_mask(volume)
+    field_of_view = head_field_of_view(head, head_field_mm)
     inside = (head.array > 0) & (field_of_view.array > 0)
     return head.mask(inside, Step("head_field_of_view", {"extent_mm": head_field_mm}))
 
@@ -332,12 +334,18 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
 
 def write_outputs(job: JobFolder, outcome: Outcome) -> None:
     """Write volumes (unless the request wants none), transforms and figures into the outbox."""
-    for name, volume in outcome.volumes.items() if job.request.options.images else ():
-        if volume.role in (Role.MR, Role.PET, Role.NAC_PET):
-            continue  # an input: the user has it
-        path = job.outbox / f"{name}.nii.gz"
+    files = {
+        job.outbox / f"{name}.nii.gz": volume
+        for name, volume in outcome.volumes.items()
+        if job.request.options.images
+        and volume.role not in (Role.MR, Role.PET, Role.NAC_PET)  # an input: the user has it
+    }
+    for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(volume, path)
+    # Packing takes most of the time of writing, and SimpleITK does it without the interpreter.
+    with ThreadPoolExecutor(_threads(job.request)) as pool:
+        for _ in pool.map(write_volume, files.values(), files):
+            pass
     for name, transform in outcome.transforms.items():
         path = job.outbox / "transforms" / f"{name}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
