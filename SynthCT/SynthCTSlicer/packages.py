@@ -22,19 +22,21 @@ SIZES_MB = {
     "scipy": 143,
     "pydicom": 15,
     "typer": 15,
+    "torch": 754,  # the build without graphics cards; with them several times that
 }
 PROTECTED = ("numpy", "SimpleITK")
 """Slicer's own: never replaced."""
 
 
-def missing():
-    """(package, MB) of what is not installed."""
-    return tuple((name, SIZES_MB.get(name, 0)) for name in library.missing_packages())
+def missing(wanted=()):
+    """(package, MB) of what is not installed, and of what a run was found to want."""
+    names = dict.fromkeys((*library.missing_packages(), *wanted))
+    return tuple((name, SIZES_MB.get(name, 0)) for name in names)
 
 
-def sentence():
+def sentence(wanted=()):
     """What is missing, in one sentence; an empty string when nothing is."""
-    found = missing()
+    found = missing(wanted)
     if not found:
         return ""
     names = ", ".join(name for name, _size in found)
@@ -55,12 +57,35 @@ def _constraints():
     return path
 
 
-def install(wheels=""):
+def install_torch():
+    """Install torch through the extension PyTorch, which knows the graphics card.
+
+    Raises PanelError. torch itself is not loaded into Slicer here.
+    """
+    try:
+        import PyTorchUtils
+    except ImportError as error:
+        raise PanelError(
+            _(
+                "torch comes with the extension PyTorch: install that in the Extensions Manager, "
+                "restart Slicer, and press Install again."
+            )
+        ) from error
+    if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False) is None:
+        raise PanelError(
+            _("torch could not be installed: see the module PyTorch Utils for the reason.")
+        )
+
+
+def install(wheels="", wanted=()):
     """Install what is missing, from the internet or from a folder of wheels. Raises PanelError.
 
     The user has been asked: pressing the button is the answer.
     """
-    names = [name for name, _size in missing() if name not in PROTECTED]
+    names = [name for name, _size in missing(wanted) if name not in PROTECTED]
+    if "torch" in names:
+        names.remove("torch")
+        install_torch()
     if not names:
         return
     arguments = ["--constraint", str(_constraints()), *names]

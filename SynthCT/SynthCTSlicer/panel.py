@@ -80,6 +80,7 @@ class Panel:
             runner.changed.connect(self._wake)
         self.exporter.finished.connect(self._exported)
         self.run.loaded.connect(self._show_run)
+        self.run.package_missing.connect(self.notice.want)
         self.volumes.chosen.connect(self._volumes_chosen)
         self.volumes.changed.connect(self._save)
         self.task.changed.connect(self._task_changed)

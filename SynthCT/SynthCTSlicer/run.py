@@ -14,7 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SynthCTSlicer import library, mrml
-from SynthCTSlicer.runner import CANCELLED, DONE, MEMORY, Job, JobRunner, Outcome
+from SynthCTSlicer.runner import CANCELLED, DONE, MEMORY, PACKAGE, Job, JobRunner, Outcome
 from SynthCTSlicer.signals import PanelError, Signal
 
 
@@ -49,6 +49,7 @@ class RunLogic:
         self.state = RunState()
         self.changed = Signal()
         self.loaded = Signal()
+        self.package_missing = Signal()
         self._context = {}
         self._loading = set()
         self._kept = {}
@@ -191,6 +192,8 @@ class RunLogic:
         state.log = list(job.log)
         context = self._context.pop(str(job.folder), None)
         state.busy = False
+        if outcome.kind == PACKAGE:
+            self.package_missing(outcome.package)
         if outcome.kind == MEMORY:
             self.task.set("device", "cpu")
         if outcome.kind != DONE:

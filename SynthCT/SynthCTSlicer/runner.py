@@ -9,6 +9,7 @@ guard ends it (``SynthCTLib.guard``).
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from SynthCTSlicer.signals import Signal
 POLL_MS = 100
 GRACE_S = 1.5
 
-DONE, REFUSED, BUG, CANCELLED, KILLED, LOST, MEMORY = (
-    *("done", "refused", "bug", "cancelled", "killed", "lost", "memory"),
+DONE, REFUSED, BUG, CANCELLED, KILLED, LOST, MEMORY, PACKAGE = (
+    *("done", "refused", "bug", "cancelled", "killed", "lost", "memory", "package"),
 )
+_NEEDS = re.compile(r"needs the package (\w+), which is not installed")
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Outcome:
 
     kind: str
     message: str
+    package: str = ""
 
 
 class JobRunner:
@@ -202,7 +205,8 @@ class JobRunner:
         if code == 0:
             return Outcome(DONE, "")
         if code == 2 and last:
-            return Outcome(REFUSED, last)
+            needs = _NEEDS.search(last)
+            return Outcome(PACKAGE, last, needs.group(1)) if needs else Outcome(REFUSED, last)
         trace = _text(job.folder / "log.txt") + said
         if "out of memory" in trace.lower():
             return Outcome(
@@ -212,15 +216,17 @@ class JobRunner:
         for package in ("torch", *_needed()):
             if f"No module named '{package}" in trace or f"cannot import name '{package}" in trace:
                 return Outcome(
-                    REFUSED,
+                    PACKAGE,
                     f"The package {package} is missing or only half installed: press Install at "
-                    "the top of the panel, or install it again, and restart Slicer.",
+                    "the top of the panel, and restart Slicer.",
+                    package,
                 )
         if "ImportError" in trace and "torch" in trace:
             return Outcome(
-                REFUSED,
-                "torch is installed but cannot be loaded: install it again with the extension "
-                "PyTorch (module PyTorch Utils), and restart Slicer.",
+                PACKAGE,
+                "torch is installed but cannot be loaded: press Install at the top of the panel, "
+                "and restart Slicer.",
+                "torch",
             )
         if "Traceback" not in trace:
             return Outcome(

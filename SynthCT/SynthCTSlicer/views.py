@@ -557,23 +557,31 @@ class NoticeView:
 
     def __init__(self, ui, installed):
         self.ui, self._installed = ui, installed
+        self._wanted = []
         ui.noticeButton.connect("clicked()", lambda: self._install(""))
         ui.noticeWheelsButton.connect("clicked()", self._from_folder)
         self.show()
 
+    def want(self, package):
+        """Ask for a package that a run has missed."""
+        if package and package not in self._wanted:
+            self._wanted.append(package)
+        self.show()
+
     def show(self, problem=""):
         """Show what is missing."""
-        text = problem or packages.sentence()
+        text = problem or packages.sentence(self._wanted)
         self.ui.notice.setVisible(bool(text))
         self.ui.notice.setStyleSheet(theme.frame("notice", "warning"))
         self.ui.noticeText.setText(theme.line("warning", text) if text else "")
 
     def _install(self, wheels):
         try:
-            packages.install(wheels)
+            packages.install(wheels, self._wanted)
         except PanelError as error:
             self.show(str(error))
             return
+        self._wanted.clear()
         self.show()
         self._installed()
 

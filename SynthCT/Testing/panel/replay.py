@@ -22,6 +22,11 @@ SAYS = {
     "refuse": (2, "The file w.safetensors of model m is not the published one: reinstall it.\n"),
     "out-of-memory": (1, OUT_OF_MEMORY),
     "half-torch": (1, HALF_TORCH),
+    "no-torch": (
+        2,
+        "Model m needs the package torch, which is not installed: install it (in Slicer: the "
+        "extension PyTorch), or choose another model.\n",
+    ),
     "no-package": (1, TRACE + "ModuleNotFoundError: No module named 'pydantic'\n"),
     "bug": (1, TRACE + "ZeroDivisionError: division by zero\n"),
     "silent": (137, ""),

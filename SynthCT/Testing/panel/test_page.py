@@ -329,6 +329,7 @@ def test_two_runs_queue_in_folders_of_their_own(page: Any, images: Path) -> None
         ("refuse", "is not the published one: reinstall"),
         ("out-of-memory", "ran out of memory: the device is set to the CPU now"),
         ("half-torch", "torch is installed but cannot be loaded"),
+        ("no-torch", "needs the package torch, which is not installed"),
         ("no-package", "pydantic is missing or only half installed"),
         ("bug", "This is a bug in SynthCT: please report"),
         ("silent", "ended from outside"),

@@ -412,6 +412,31 @@ def test_packages_that_are_missing_are_asked_for(
     assert "could not be installed (no network)" in done.ui.noticeText.text
 
 
+def test_torch_comes_with_the_extension_pytorch(
+    page: Any, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.drop(images / "t1.nii.gz")
+    page.mode("no-torch")
+    page.ui.runButton.click()
+    page.until_idle()
+    assert "torch (about 754 MB on disk)" in page.ui.noticeText.text
+    page.ui.noticeButton.click()
+    assert "install that in the Extensions Manager" in page.ui.noticeText.text
+    answers, asked = [None, object()], []
+
+    class Logic:
+        def installTorch(self, askConfirmation: bool = True) -> Any:
+            asked.append(askConfirmation)
+            return answers.pop(0)
+
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=Logic))
+    page.ui.noticeButton.click()
+    assert "torch could not be installed" in page.ui.noticeText.text
+    page.ui.noticeButton.click()
+    assert not page.ui.notice.isVisible()
+    assert asked == [False, False]
+
+
 def test_disk_full_and_folder_that_cannot_be_written(
     done: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
