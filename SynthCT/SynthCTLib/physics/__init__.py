@@ -1,1 +1,1 @@
-"""What voxel values mean to a PET scanner: HU to attenuation at 511 keV."""
+"""What voxel values mean to a PET scanner: µ at 511 keV, SUV, lines of response, simulated PET."""

@@ -42,6 +42,16 @@ def averaged(
     return np.ascontiguousarray(mean, np.float64), (x, y, z)
 
 
+def line_angles(count: int) -> npt.NDArray[np.float64]:
+    """Evenly spaced angles (radians) over 180 degrees, from 0.
+
+    Lines at an angle t run along (x, y) = (-sin t, cos t). Raises InputError for less than one.
+    """
+    if count < 1:
+        raise InputError(f"Lines at {count} angles cannot be followed: give at least one.")
+    return np.asarray(np.arange(count) * math.pi / count, np.float64)
+
+
 def line_matrix(
     size: tuple[int, int], spacing_mm: tuple[float, float], angles: int = ANGLES
 ) -> sparse.csr_matrix:
@@ -52,8 +62,6 @@ def line_matrix(
     Joseph (IEEE Trans Med Imaging 1 (1982) 192): row by row, or column by column where it is
     nearer to the rows' direction, with linear interpolation between the two nearest voxels.
     """
-    if angles < 1:
-        raise InputError(f"Lines at {angles} angles cannot be followed: give at least one.")
     rows, columns = size
     dx, dy = spacing_mm
     x = np.asarray((np.arange(columns) - (columns - 1) / 2) * dx, np.float64)
@@ -61,7 +69,7 @@ def line_matrix(
     reach = math.ceil(math.hypot(columns * dx, rows * dy) / dx / 2)
     offsets = np.arange(-reach, reach + 1) * dx
     parts = []
-    for angle in np.arange(angles) * math.pi / angles:
+    for angle in line_angles(angles):
         # Lines run along (-sin, cos) and cross the axis (cos, sin) at their offset.
         c, s = math.cos(angle), math.sin(angle)
         if abs(c) >= abs(s):  # steep: one sample a row
