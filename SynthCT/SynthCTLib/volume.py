@@ -46,6 +46,7 @@ class Unit(StrEnum):
     SUV = "SUV"
     BQ_PER_ML = "Bq/ml"
     PER_CM = "1/cm"
+    PERCENT = "%"
 
 
 DEFAULT_UNIT: Mapping[Role, Unit] = {

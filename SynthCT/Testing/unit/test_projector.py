@@ -234,6 +234,16 @@ def test_a_point_in_the_middle_without_correction_by_hand() -> None:
     assert lost == pytest.approx(math.exp(-WATER * 20), rel=0.03)
 
 
+def test_smoothing_is_a_gaussian_of_that_width_and_keeps_the_activity() -> None:
+    scan = simulated_scan(ACTIVITY, MU, EXACT)
+    sharp, smooth = (reconstructed(scan, MU, ReconstructionOptions(2, 6, w)) for w in (0.0, 20.0))
+    assert smooth.array.sum() == pytest.approx(sharp.array.sum(), rel=1e-4)
+    # all slices are alike, so only the variance of the distance from the middle grows
+    at = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING[0]
+    spread = [(v.array[1] * at**2).sum() / v.array[1].sum() for v in (sharp, smooth)]
+    assert spread[1] - spread[0] == pytest.approx((20 / 2.354820045) ** 2, rel=0.02)
+
+
 def test_what_makes_no_scan_is_refused() -> None:
     with pytest.raises(InputError, match="needs 1/cm"):
         simulated_scan(ACTIVITY, ACTIVITY, EXACT)
@@ -250,6 +260,8 @@ def test_what_makes_no_scan_is_refused() -> None:
         reconstructed(simulated_scan(ACTIVITY, MU, EXACT), MU, ReconstructionOptions(1, 7))
     with pytest.raises(InputError, match="reconstruct nothing"):
         ReconstructionOptions(0, 1)
+    with pytest.raises(InputError, match="smoothed by -1 mm"):
+        ReconstructionOptions(smoothing_fwhm_mm=-1.0)
     with pytest.raises(InputError, match="0 events"):
         ScanOptions(events_per_slice=0.0)
     with pytest.raises(InputError, match="0 angles"):
