@@ -41,9 +41,10 @@ def sentence(wanted=()):
         return ""
     names = ", ".join(name for name, _size in found)
     total = sum(size for _name, size in found)
-    return _(
-        "SynthCT needs Python packages that are not installed: {names} (about {mb} MB on disk)."
-    ).format(names=names, mb=total)
+    size = _(" (about {mb} MB on disk)").format(mb=total) if all(s for _n, s in found) else ""
+    return _("SynthCT needs Python packages that are not installed: {names}{size}.").format(
+        names=names, size=size
+    )
 
 
 def _constraints():

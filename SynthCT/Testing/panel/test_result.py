@@ -435,6 +435,8 @@ def test_torch_comes_with_the_extension_pytorch(
     page.ui.noticeButton.click()
     assert not page.ui.notice.isVisible()
     assert asked == [False, False]
+    page.panel.notice.want("safetensors")  # of unknown size: none is said
+    assert page.ui.noticeText.text.endswith("not installed: safetensors.</span>")
 
 
 def test_disk_full_and_folder_that_cannot_be_written(
