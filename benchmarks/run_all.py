@@ -13,7 +13,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEED_NO_PACK = {"export_roundtrip.py", "geometry.py", "large_volume.py", "panel.py"}
+NEED_NO_PACK = {
+    "export_roundtrip.py",
+    "geometry.py",
+    "large_volume.py",
+    "metrics_agreement.py",
+    "metrics_speed.py",
+    "panel.py",
+}
 SCRIPTS = (
     "registration.py",
     "atlas_methods.py",
@@ -25,6 +32,9 @@ SCRIPTS = (
     "export_roundtrip.py",
     "panel.py",
     "large_volume.py",
+    "metrics_speed.py",
+    "metrics_agreement.py",
+    "cohort.py",
 )
 
 
