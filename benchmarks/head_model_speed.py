@@ -38,11 +38,11 @@ ROWS = (
     # engine, precision, patch, overlap, mirrored
     ("torch", "fp32", (96, 96, 96), 0.5, False),
     ("torch", "fp32", (96, 96, 96), 0.25, False),
-    ("torch", "fp32", (144, 144, 112), 0.1, False),
-    ("torch", "bf16", (144, 144, 112), 0.1, False),
-    ("openvino", "fp32", (144, 144, 112), 0.1, False),
-    ("openvino", "bf16", (144, 144, 112), 0.1, False),
-    ("openvino", "bf16", (144, 144, 112), 0.1, True),
+    ("torch", "fp32", (160, 160, 192), 0.1, False),
+    ("torch", "bf16", (160, 160, 192), 0.1, False),
+    ("openvino", "fp32", (160, 160, 192), 0.1, False),
+    ("openvino", "bf16", (160, 160, 192), 0.1, False),
+    ("openvino", "bf16", (160, 160, 192), 0.1, True),
 )
 
 
@@ -123,7 +123,10 @@ def main() -> None:
     print("|---|---|---|--:|---|--:|--:|--:|")
     for engine, precision, patch, overlap, mirrored in ROWS:
         settings = replace(
-            base, window=Window(patch, overlap), mirror=("x",) if mirrored else (), keep_margin_mm=0
+            base,
+            window=Window(patch, overlap, fit=True),
+            mirror=("x",) if mirrored else (),
+            keep_margin_mm=0,
         )
         row = PatchwiseSynthesizer(
             card, settings, replace(machine, engine=engine, precision=precision)

@@ -143,7 +143,7 @@ def test_mumap_and_register_write_files(tmp_path: Path) -> None:
 def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
     assert synthct("models", "list", "--json") == 0
     names = [card["name"] for card in json.loads(capsys.readouterr().out)]
-    assert names[0] == "atlas-fusion"  # the default first
+    assert names[0] == "head-unet"  # the default first
     assert synthct("models", "show", "atlas-fusion") == 0
     assert "simulated" in capsys.readouterr().out
     assert synthct("models", "verify") == 0

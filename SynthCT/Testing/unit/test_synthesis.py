@@ -45,7 +45,7 @@ def test_every_shipped_model_is_sound_and_one_is_the_default() -> None:
     assert {c.name for c in cards} >= {"atlas-fusion", "atlas-affine", "uniform-body"}
     for card in cards:
         verify(card)
-    assert [c.name for c in cards if c.default] == ["atlas-fusion"]
+    assert [c.name for c in cards if c.default] == ["head-unet"]
     assert list_models(Task.MR_TO_CT)[0].default
 
 
