@@ -317,13 +317,15 @@ def test_a_killed_process_is_replaced_and_its_task_done_again(images: Path, tmp_
     killed = threading.Event()
 
     def kill_one() -> None:
-        me = psutil.Process()
-        wait_for(lambda: list(folder.glob("subjects/*/*/result.json")))
-        for child in me.children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-                killed.set()
-                return
+        def at_work() -> list[psutil.Process]:
+            """The process of the pool, once a job is begun."""
+            begun = list(folder.glob("subjects/*/*/job.json"))
+            children = psutil.Process().children() if begun else []
+            return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+
+        wait_for(at_work)
+        at_work()[0].kill()
+        killed.set()
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -613,17 +615,16 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(
     killed = []
 
     def kill_one() -> None:
-        """The first worker that is at work once a job is done: half-way through another."""
+        """A worker that is at work, or, where none is caught at it, one of the two."""
 
         def owner() -> int | None:
-            if not list(folder.glob("subjects/*/*/result.json")):
-                return None
             for path in folder.glob("subjects/*/*/work/owner.json"):
                 try:
                     return int(json.loads(path.read_text())["pid"])
                 except (OSError, ValueError):
                     continue
-            return None
+            done = list(folder.glob("subjects/*/*/result.json"))
+            return workers[0].pid if len(done) > 2 else None
 
         wait_for(lambda: killed.append(owner()) or killed[-1] is not None)
         os.kill(killed[-1], signal.SIGKILL)
