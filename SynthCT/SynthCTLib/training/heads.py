@@ -173,20 +173,15 @@ class HeadSource:
         if index in self._heads:
             self._heads.move_to_end(index)
             return self._heads[index]
-        path = self.folder / f"head-{self.seed}-{index:06d}.npz"
+        path = self._path(index)
         head = self._kept(path) or self._made(index, path)
         self._heads[index] = head
         while len(self._heads) > _HEADS_IN_MEMORY:
             self._heads.popitem(last=False)
         return head
 
-    def make(self, index: int) -> None:
-        """Make a head ahead of its use, and forget those that are no longer drawn from."""
-        path = self.folder / f"head-{self.seed}-{index:06d}.npz"
-        if not path.is_file():
-            self._made(index, path)
-        gone = index - self.settings.heads_in_use - 8
-        (self.folder / f"head-{self.seed}-{gone:06d}.npz").unlink(missing_ok=True)
+    def _path(self, index: int) -> Path:
+        return self.folder / f"head-{self.seed}-{index:06d}.npz"
 
     def _kept(self, path: Path) -> _Head | None:
         if not path.is_file():
@@ -206,6 +201,9 @@ class HeadSource:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part, part.open("wb") as out:
             np.savez(out, tissues=head.tissues.cpu(), known=head.known.cpu(), hu=head.hu.cpu())
+        # Heads no longer drawn from are forgotten: each is some 60 MB. One that a rewound step asks
+        # for again is made again, the same.
+        self._path(index - self.settings.heads_in_use).unlink(missing_ok=True)
         return head
 
     def _rendered(self, labels: Tensor, known: Tensor, generator: torch.Generator) -> _Head:

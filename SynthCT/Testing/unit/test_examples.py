@@ -270,6 +270,20 @@ def test_a_batch_depends_on_its_step_alone(label_maps: Path, tmp_path: Path) -> 
     assert not torch.equal(late.images, one.batch(4, rank=1).images)
 
 
+def test_heads_no_longer_drawn_from_are_forgotten_and_made_again_the_same(
+    label_maps: Path, tmp_path: Path
+) -> None:
+    source = head_source(label_maps, tmp_path)
+    first = source.batch(0)
+    for step in range(1, 17):
+        source.batch(step)
+    kept = sorted(p.name for p in tmp_path.glob("head-*.npz"))
+    assert 1 <= len(kept) <= source.settings.heads_in_use + 1
+    assert "head-5-000000.npz" not in kept
+    again = head_source(label_maps, tmp_path).batch(0)
+    assert torch.equal(again.images, first.images)
+
+
 def test_patches_and_overviews_show_the_same_place(label_maps: Path, tmp_path: Path) -> None:
     source = head_source(label_maps, tmp_path, scan=PLAIN)
     for step in range(3):
