@@ -125,5 +125,11 @@ def explain(error: ValidationError) -> str:
     reasons = []
     for item in error.errors():
         place = ".".join(str(p) for p in item["loc"])
-        reasons.append(f"{place}: {item['msg']}" if place else item["msg"])
+        said = item["msg"]
+        if item["type"] == "string_pattern_mismatch":
+            letters = (
+                "lower-case letters, digits" if place == "model" else "letters, digits, dots, _"
+            )
+            said = f"{item['input']!r} is no name ({letters} and hyphens)"
+        reasons.append(f"{place}: {said}" if place else said)
     return "; ".join(reasons)

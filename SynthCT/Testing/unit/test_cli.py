@@ -278,7 +278,7 @@ def test_reference_of_another_body_part_is_refused(
     ("arguments", "words"),
     [
         (("--model", "no-such-model"), "no-such-model"),
-        (("--model", "../atlas-fusion"), "model"),
+        (("--model", "../atlas-fusion"), "is no name"),
         (("--subject", "../../x"), "subject"),
         (("--convention", "carney-7"), "carney-7"),
         (("--device", "cuda:7"), "cuda:7"),
