@@ -237,6 +237,8 @@ class PatchwiseSynthesizer:
         hu = self._turned_back(computed.hu)
         hu = np.where(work.kept, hu, np.float32(AIR_HU))
         ct = work.onto_input(hu, AIR_HU, cubic=True)
+        # A mean of passes at the limit may be a rounding below it.
+        np.clip(ct, self.settings.output.low, self.settings.output.high, out=ct)
         if beyond is not None:
             ct[beyond] = AIR_HU
         progress.update(0.5)

@@ -79,7 +79,8 @@ def test_outside_the_head_is_air(mr: Volume, made: Synthesis) -> None:
     head = head_mask(mr)
     far = ~dilated(head.array > 0, head.grid.spacing_mm, 5.0)
     assert far.mean() > 0.2
-    assert np.unique(made.volume.array[far]).tolist() == [-1000.0]
+    assert made.volume.array.min() >= -1000
+    assert np.abs(made.volume.array[far] + 1000).max() < 0.01
     rim = made.volume.array[~far & (head.array == 0)]
     assert np.median(rim) < -900
 

@@ -36,6 +36,15 @@ SIDE = 16
 VOLUME = (64, 16, 16)  # the wide view needs two voxels at a thirty-second
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The same weights to the last bit need the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Toy:
     """Random patches whose HU is a smooth function of the image: learnable in a few steps."""
 
@@ -159,6 +168,7 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """Killed by SIGKILL while it writes a checkpoint every step: the last whole one is used."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_training as t; "
+        "t.torch.set_num_threads(1); "
         "from pathlib import Path; from SynthCTLib.progress import Progress; "
         "from SynthCTLib.training.engine import TrainingOptions, train; "
         "train(t.recipe(steps=400), t.Toy(), "
