@@ -75,9 +75,9 @@ def test_inside_the_skull_is_brain_and_no_bone(profiles: npt.NDArray[np.float32]
 
 
 def test_outside_the_head_is_air(mr: Volume, made: Synthesis) -> None:
-    """Beyond 5 mm from the head mask, which is where the answer is cut off."""
+    """The answer is kept to 3 mm from the head; its mask is found on another grid than this one."""
     head = head_mask(mr)
-    far = ~dilated(head.array > 0, head.grid.spacing_mm, 5.0)
+    far = ~dilated(head.array > 0, head.grid.spacing_mm, 8.0)
     assert far.mean() > 0.2
     assert made.volume.array.min() >= -1000
     assert np.abs(made.volume.array[far] + 1000).max() < 0.01
