@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONTEXT_POOLING = 4
-PATCH_MULTIPLE = 8
-VOLUME_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,6 @@ class TwoViewUNet(nn.Module):
     """See the module. ``forward`` is both views of one volume, for training and small volumes."""
 
     context_pooling = CONTEXT_POOLING
-    patch_multiple = PATCH_MULTIPLE
-    volume_multiple = VOLUME_MULTIPLE
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
