@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from SynthCTLib.errors import Cancelled, InputError, SynthCTError
 from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
+from SynthCTLib.training.adversary import Adversary, adversary_of
 from SynthCTLib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from SynthCTLib.training.examples import Source
 from SynthCTLib.training.journal import Journal
@@ -72,6 +73,7 @@ class _State:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
+    adversary: Adversary | None = None
     step: int = 0
     begun: int = 0  # the step at which this process began
     bad_steps: int = 0
@@ -148,10 +150,13 @@ def _begin(recipe: Recipe, options: TrainingOptions) -> _State:
     scaler = torch.amp.GradScaler(
         torch.device(options.device).type, enabled=recipe.precision == "fp16"
     )
-    state = _State(network, average, optimiser, scaler, Schedule(recipe))
+    adversary = adversary_of(recipe, options.device)
+    state = _State(network, average, optimiser, scaler, Schedule(recipe), adversary)
     if kept:
         _restore(recipe, state, kept)
     options.processes.share(network)
+    if adversary is not None:
+        options.processes.share(adversary.network)
     return state
 
 
@@ -170,7 +175,12 @@ def _step(
     # Chance inside the network (dropout) follows from the step too.
     torch.manual_seed(hash((recipe.seed, state.step, options.processes.rank)) % 2**63)
     state.network.train()
-    loss, parts = objective.loss(state.network, batch, autocast(recipe, options.device))
+    asked = objective.ask(state.network, batch, autocast(recipe, options.device))
+    loss, parts = asked.loss, dict(asked.parts)
+    if state.adversary is not None:
+        fooling = state.adversary.fool(batch, asked.predicted)
+        loss = loss + state.adversary.part.weight * fooling
+        parts["fool"] = fooling.detach()
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimiser)
     options.processes.average_gradients(state.network)
@@ -187,6 +197,11 @@ def _step(
         raise Diverged(
             f"The training left finite numbers at step {state.step} and did not come back in "
             f"{BAD_STEPS} steps: lower the learning rate, or use fp32."
+        )
+    if state.adversary is not None and sound:
+        share = rate / recipe.optimiser.learning_rate
+        parts["discriminator"] = state.adversary.learn(
+            batch, asked.predicted, share, options.processes
         )
     state.step += 1
     if sound and state.average is not None:
@@ -265,6 +280,7 @@ def _keep(recipe: Recipe, options: TrainingOptions, state: _State) -> None:
         "best_mae_hu": state.best_mae_hu,
         "history": state.history,
         "bad_steps": state.bad_steps,
+        "adversary": state.adversary.state() if state.adversary is not None else {},
     }
     write_checkpoint(options.folder, Checkpoint(recipe, state.step, content))
 
@@ -278,6 +294,8 @@ def _restore(recipe: Recipe, state: _State, kept: Checkpoint) -> None:
     state.schedule.restore(content["schedule"])
     if state.average is not None:
         state.average.load_state_dict(content["average"])
+    if state.adversary is not None:
+        state.adversary.restore(content["adversary"])
     state.best, state.best_mae_hu = content["best"], content["best_mae_hu"]
     state.history = [tuple(entry) for entry in content["history"]]
     state.step = state.begun = kept.step

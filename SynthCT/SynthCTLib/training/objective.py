@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,6 +33,15 @@ class TwoViews(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What came of a batch: the loss, its terms by name (no gradient), the answer (HU)."""
+
+    loss: Tensor
+    parts: Mapping[str, Tensor]
+    predicted: Tensor
+
+
 class Objective:
     """The weighted sum of the recipe's losses; ``two-view`` adds the L1 of the sketch."""
 
@@ -44,10 +54,8 @@ class Objective:
             (part.name, part.weight, loss_named(part.name, part.settings)) for part in recipe.losses
         )
 
-    def loss(
-        self, network: nn.Module, batch: Batch, autocast: torch.autocast
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of a batch and its terms by name, the terms without gradient."""
+    def ask(self, network: nn.Module, batch: Batch, autocast: torch.autocast) -> Asked:
+        """The network's answer to a batch, and the loss of it."""
         with autocast:
             if self.two_views:
                 predicted, sketches = self._both_views(network, batch)
@@ -62,7 +70,7 @@ class Objective:
             parts["sketch"] = torch.stack(terms).mean()
             weights["sketch"] = SKETCH_WEIGHT
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        return total, {name: value.detach() for name, value in parts.items()}
+        return Asked(total, {name: value.detach() for name, value in parts.items()}, hu)
 
     def hu(self, y: Tensor) -> Tensor:
         """From the network's numbers to HU, not clipped: a clipped value has no gradient."""

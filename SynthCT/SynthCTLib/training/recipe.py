@@ -59,6 +59,21 @@ class OptimiserPart(_Part):
     clip_norm: Positive | None = 1.0
 
 
+class AdversaryPart(_Part):
+    """A discriminator trained against the network, see ``adversary``.
+
+    ``network`` is one of ``SynthCTLib.networks``, usually ``patchgan``. ``weight`` of its term in
+    the network's loss; the equations of Paper 2 have 1. ``conditional``: it sees the input beside
+    the image it judges (pix2pix). Its learning rate follows the network's schedule.
+    """
+
+    network: NetworkPart
+    loss: Literal["least-squares", "cross-entropy"] = "least-squares"
+    weight: Positive = 1.0
+    conditional: bool = False
+    optimiser: OptimiserPart = OptimiserPart(learning_rate=1e-4, betas=(0.5, 0.999), weight_decay=0)
+
+
 class SchedulePart(_Part):
     """How the learning rate changes.
 
@@ -126,6 +141,7 @@ class Recipe(_Part):
     source: SourcePart
     preparation: Preparation = Preparation()
     losses: Annotated[tuple[LossPart, ...], Field(min_length=1)]
+    adversary: AdversaryPart | None = None
     optimiser: OptimiserPart = OptimiserPart()
     schedule: SchedulePart = SchedulePart()
     validation: ValidationPart = ValidationPart()

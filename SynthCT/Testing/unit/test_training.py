@@ -290,6 +290,22 @@ def test_gradient_difference_by_hand() -> None:
     assert float(losses.gradient_difference(-t, t, torch.ones_like(t))) == 0
 
 
+def test_gradient_difference_of_a_slice_is_over_the_axes_it_has() -> None:
+    t = torch.tensor([0.0, 100.0, 100.0]).reshape(1, 1, 1, 1, 3).repeat(1, 1, 1, 2, 1)
+    found = losses.gradient_difference(torch.zeros_like(t), t, torch.ones_like(t))
+    assert float(found) == pytest.approx((0 + 100**2 / 2) / 2 / 1e6)
+
+
+def test_bone_cross_entropy_by_hand() -> None:
+    """A bone voxel of logit 2 with weight 5 and a soft one of logit -1, half of it counted."""
+    p = torch.tensor([500.0, 200.0]).reshape(1, 1, 1, 1, 2)
+    t = torch.tensor([300.0, 299.0]).reshape(1, 1, 1, 1, 2)
+    w = torch.tensor([1.0, 0.5]).reshape(1, 1, 1, 1, 2)
+    expected = (5 * math.log(1 + math.exp(-2)) + 0.5 * math.log(1 + math.exp(-1))) / 5.5
+    found = losses.bone_cross_entropy(p, t, 2 * w, bone_weight=5.0)
+    assert float(found) == pytest.approx(expected)
+
+
 def test_bone_dice_of_sure_answers_is_that_of_masks() -> None:
     t = torch.full((1, 1, 4, 4, 4), 0.0)
     t[..., :2] = 1000
