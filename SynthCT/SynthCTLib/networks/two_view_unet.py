@@ -30,8 +30,9 @@ CONTEXT_POOLING = 4
 class Settings:
     """Channels of the two views.
 
-    ``in_channels``: normalised image and mask of the scanned field. ``fine``: channels at half,
-    quarter and eighth resolution; ``wide``: at a quarter, eighth, sixteenth and thirty-second.
+    ``in_channels``: normalised image and mask of the scanned field. ``out_channels``: the answer,
+    and a second where the network also states its error. ``fine``: channels at half, quarter and
+    eighth resolution; ``wide``: at a quarter, eighth, sixteenth and thirty-second.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -91,7 +92,7 @@ class _InstanceNorm(nn.InstanceNorm3d):
 class _WideView(nn.Module):
     """Whole volume, pooled: (n, 3 channels in + 1, z/4, y/4, x/4) to features of the same size."""
 
-    def __init__(self, inside: int, channels: tuple[int, int, int, int], outside: int) -> None:
+    def __init__(self, inside: int, channels: tuple[int, int, int, int]) -> None:
         super().__init__()
         a, b, c, d = channels
         norm = _InstanceNorm
@@ -102,7 +103,7 @@ class _WideView(nn.Module):
         self.rise_c, self.up_c = _Rise(d, c), _Residual(c, norm)
         self.rise_b, self.up_b = _Rise(c, b), _Residual(b, norm)
         self.rise_a, self.up_a = _Rise(b, a), _Residual(a, norm)
-        self.sketch = nn.Conv3d(a, outside, 1)
+        self.sketch = nn.Conv3d(a, 1, 1)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         a = self.down_a(pooled)
@@ -147,7 +148,7 @@ class TwoViewUNet(nn.Module):
         super().__init__()
         self.settings = settings
         wide = settings.wide
-        self.wide_view = _WideView(settings.in_channels + 2, wide, settings.out_channels)
+        self.wide_view = _WideView(settings.in_channels + 2, wide)
         self.fine_view = _FineView(
             settings.in_channels, settings.fine, wide[0], settings.out_channels
         )

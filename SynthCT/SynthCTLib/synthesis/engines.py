@@ -64,7 +64,7 @@ class Engine(Protocol):
         ...
 
     def predict(self, patches: Array, corners: Sequence[Corner]) -> Array:
-        """Answers (N, z, y, x) for patches (N, C, z, y, x) that lie at these corners."""
+        """Answers (N, channels, z, y, x) for patches (N, C, z, y, x) that lie at these corners."""
         ...
 
 

@@ -78,7 +78,7 @@ class OpenVinoEngine:
                     (slice(None), slice(None), *cropped(corner, patch.shape[1:], cube))
                 ]
                 made.append(self._run("fine", x, np.ascontiguousarray(crop)))
-        return np.concatenate(made)[:, 0]
+        return np.concatenate(made)
 
     def _run(self, part: str, *inputs: Array) -> Array:
         key = (part, tuple(x.shape for x in inputs))

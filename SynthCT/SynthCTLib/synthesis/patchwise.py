@@ -3,7 +3,8 @@
 The MR is brought onto a grid of the network's own (LPS, 1 mm), cut out around the head, prepared
 as in training, and predicted patch by patch with Gaussian weights (Paper 1, section 3.3). The
 answer is resampled onto exactly the grid of the input. Several sets of weights (folds) and mirrored
-passes are averaged; their spread is the uncertainty.
+passes are averaged. The uncertainty is their spread and, of a network that states its own error,
+that error.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ Mask = npt.NDArray[np.bool_]
 
 # The lower precision is taken where it changes the CT of the head by less than this in the mean.
 PRECISION_LIMIT_HU = 2.0
+STATED_UNIT_HU = 1000.0
+LOG_ERROR_RANGE = (-7.0, 1.0)  # of the stated error: 0.9 to 2700 HU, as in training
 AXES = "zyx"
 
 
@@ -56,7 +59,9 @@ AXES = "zyx"
 class Output:
     """From the network's number y to HU: scale * y + offset, kept between low and high.
 
-    ``spread_scale``: factor from the standard deviation of the passes to the stated uncertainty.
+    ``stated_error``: a second channel holds log(b / 1000 HU), b the scale of a Laplace density of
+    the error (its expected absolute value, Kendall and Gal, NeurIPS 2017). ``spread_scale``: factor
+    from the standard deviation to the uncertainty given out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -65,7 +70,13 @@ class Output:
     offset: float = 0.0
     low: float = AIR_HU
     high: float = 3000.0
+    stated_error: bool = False
     spread_scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def channels(self) -> int:
+        """How many channels of the network are read."""
+        return 2 if self.stated_error else 1
 
 
 @dataclass(frozen=True)
@@ -135,8 +146,10 @@ class PatchwiseSynthesizer:
         """Predict the CT.
 
         Returns the CT on the MR's grid (HU, -1000 outside the head), the coverage (where the MR was
-        scanned) and, of several passes, their standard deviation (HU) as uncertainty. Raises
-        InputError when there is no head, or no memory for the smallest patch.
+        scanned) and the uncertainty: a standard deviation in HU, the root of the variance between
+        the passes plus that which the network states (twice b squared, for a Laplace density); None
+        of a single pass of a network that states none. Raises InputError when there is no head, or
+        no memory for the smallest patch.
         """
         settings = self.settings
         source = input_of(inputs, self.card.task.input_role, self.card)
@@ -301,7 +314,8 @@ class _Run:
         began = time.monotonic()
         passes = self.model.passes()
         count = self.tiling.count(self.kept)
-        moments = _Moments(self.kept.shape, len(passes))
+        output = self.model.settings.output
+        moments = _Moments(self.kept.shape, len(passes), output.stated_error)
         done = 0
         for engine, mirrored in self._engines(passes, progress):
             flips = tuple(self._axis(axis) for axis in mirrored)
@@ -315,7 +329,7 @@ class _Run:
             ) -> Array:
                 nonlocal done
                 patches = np.stack([canvas[(slice(None), *self.tiling.block(c))] for c in corners])
-                made = self._hu(engine.predict(patches, corners))
+                made = self._values(engine.predict(patches, corners))
                 done += len(corners)
                 progress.update(
                     done / (count * len(passes)), f"patch {done} of {count * len(passes)}"
@@ -326,9 +340,8 @@ class _Run:
                 moments.add(first, planes, flips)
 
             progress.update(done / (count * len(passes)))
-            slide(self.tiling, kept, self.load.batch, predict, take)
+            slide(self.tiling, kept, self.load.batch, predict, take, output.channels)
         moments.check(self.kept, self.model.card.name)
-        scale = self.model.settings.output.spread_scale
         facts = {
             "engine": str(self.engine_name),
             "device": self.load.device,
@@ -345,7 +358,7 @@ class _Run:
             "prediction_s": round(time.monotonic() - began, 2),
             "fallbacks": self.said,
         }
-        return _Computed(moments.mean, moments.spread(scale), facts)
+        return _Computed(moments.mean, moments.deviation(output.spread_scale), facts)
 
     def _engines(
         self, passes: Sequence[Pass], progress: Progress
@@ -381,7 +394,7 @@ class _Run:
         answers = []
         for engine in (exact, quick):
             engine.begin(self.canvas)
-            answers.append(self._hu(engine.predict(patches, [corner]))[0][inside])
+            answers.append(self._values(engine.predict(patches, [corner]))[0, 0][inside])
             progress.check()
         change = float(np.abs(answers[1] - answers[0]).mean()) if inside.any() else 0.0
         self.change_hu = round(change, 3) if np.isfinite(change) else None
@@ -396,11 +409,21 @@ class _Run:
         progress.note(self.said[-1])
         return exact
 
-    def _hu(self, values: Array) -> Array:
+    def _values(self, made: Array) -> Array:
+        """HU, and the variance the network states (HU^2): (N, channels, z, y, x) of its answers."""
         out = self.model.settings.output
-        hu = values * np.float32(out.scale) + np.float32(out.offset)
-        kept: Array = np.clip(hu, np.float32(out.low), np.float32(out.high))
-        return kept
+        if made.shape[1] < out.channels:
+            raise MissingModel(
+                f"The network of model {self.model.card.name} states no error and its card says it "
+                "does: correct stated_error in the card."
+            )
+        values = np.empty((made.shape[0], out.channels, *made.shape[2:]), np.float32)
+        hu = made[:, 0] * np.float32(out.scale) + np.float32(out.offset)
+        np.clip(hu, np.float32(out.low), np.float32(out.high), out=values[:, 0])
+        if out.stated_error:
+            twice_log = 2 * np.clip(made[:, 1], *LOG_ERROR_RANGE)  # NaN stays NaN
+            values[:, 1] = np.exp(twice_log) * np.float32(2 * STATED_UNIT_HU**2)
+        return values
 
     def _axis(self, name: str) -> int:
         """The array axis of the network that runs along x, y or z."""
@@ -409,11 +432,15 @@ class _Run:
 
 
 class _Moments:
-    """Running mean and squared deviations over passes (Welford): memory for two volumes."""
+    """Running mean and squared deviations over passes (Welford), and the mean stated variance.
 
-    def __init__(self, shape: tuple[int, ...], passes: int) -> None:
+    Memory for two volumes, three with a stated variance.
+    """
+
+    def __init__(self, shape: tuple[int, ...], passes: int, stated: bool) -> None:
         self.mean = np.zeros(shape, np.float32)
         self.squares = np.zeros(shape, np.float32) if passes > 1 else None
+        self.stated = np.zeros(shape, np.float32) if stated else None
         self.seen = 0
 
     def next_pass(self) -> None:
@@ -421,25 +448,31 @@ class _Moments:
         self.seen += 1
 
     def add(self, first: int, planes: Array, flips: tuple[int, ...]) -> None:
-        """Count planes of the (mirrored) volume in, from an index along its first axis on."""
-        block = slice(first, first + planes.shape[0])
+        """Count planes (channels, n, y, x) of the (mirrored) volume in, from an index on."""
+        block = slice(first, first + planes.shape[1])
         mean = np.flip(self.mean, flips)[block]
-        delta = planes - mean
+        delta = planes[0] - mean
         mean += delta / np.float32(self.seen)
         if self.squares is not None:
-            np.flip(self.squares, flips)[block] += delta * (planes - mean)
+            np.flip(self.squares, flips)[block] += delta * (planes[0] - mean)
+        if self.stated is not None:
+            stated = np.flip(self.stated, flips)[block]
+            stated += (planes[1] - stated) / np.float32(self.seen)
 
-    def spread(self, scale: float) -> Array | None:
-        """Standard deviation of the passes times a factor; None of a single pass."""
-        if self.squares is None:
+    def deviation(self, scale: float) -> Array | None:
+        """Root of the variance between passes plus the stated one, times a factor; or None."""
+        if self.squares is None and self.stated is None:
             return None
-        variance = self.squares / np.float32(self.seen - 1)
-        spread: Array = np.sqrt(np.maximum(variance, 0)) * np.float32(scale)
-        return spread
+        variance = np.zeros(1, np.float32) if self.stated is None else self.stated
+        if self.squares is not None:
+            variance = variance + np.maximum(self.squares / np.float32(self.seen - 1), 0)
+        deviation: Array = np.sqrt(variance) * np.float32(scale)
+        return deviation
 
     def check(self, kept: Mask, model: str) -> None:
         """Raise InputError when the network gave something that is not a number."""
-        if not np.isfinite(self.mean[kept]).all():
+        stated = 0.0 if self.stated is None else self.stated[kept]
+        if not (np.isfinite(self.mean[kept]).all() and np.isfinite(stated).all()):
             raise InputError(
                 f"Model {model} gave values that are not numbers: check the MR for extreme "
                 "values, and choose the precision fp32."

@@ -62,7 +62,7 @@ class TorchEngine:
                     for c in corners
                 ]
                 made = self.network.fine(x, torch.cat(crops))
-            values: Array = made[:, 0].float().cpu().numpy()
+            values: Array = made.float().cpu().numpy()
         return values
 
     def _tensor(self, array: Array) -> torch.Tensor:

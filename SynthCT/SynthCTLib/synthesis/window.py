@@ -159,16 +159,17 @@ def slide(
     batch: int,
     predict: Callable[[Sequence[Corner]], Array],
     take: Callable[[int, Array], None],
+    channels: int = 1,
 ) -> None:
     """Weighted mean of overlapping patches, handed over layer by layer.
 
     ``wanted`` (canvas): patches without a wanted voxel are left out, and what is not wanted may
-    hold anything. ``predict`` gives (N, z, y, x) for at most ``batch`` corners. ``take`` gets the
-    first index of a layer of planes and the planes (n, y, x), in order, each plane once; they are
-    its own.
+    hold anything. ``predict`` gives (N, ``channels``, z, y, x) for at most ``batch`` corners.
+    ``take`` gets the first index of a layer of planes and the planes (channels, n, y, x), in order,
+    each plane once; they are its own.
     """
     depth = tiling.patch[0]
-    sums = np.zeros((depth, *tiling.canvas[1:]), np.float32)
+    sums = np.zeros((channels, depth, *tiling.canvas[1:]), np.float32)
     along_z, along_y, along_x = tiling.weights
     weight = along_z[:, None, None] * along_y[:, None] * along_x
     total_z, total_y, total_x = tiling.totals
@@ -179,10 +180,10 @@ def slide(
             some = corners[index : index + batch]
             for corner, values in zip(some, predict(some), strict=True):
                 _, y, x = tiling.block(corner)
-                sums[:, y, x] += values * weight
+                sums[:, :, y, x] += values * weight
         done = following - first
         total = total_z[first:following, None, None] * plane_total
-        take(first, np.divide(sums[:done], total, dtype=np.float32))
+        take(first, np.divide(sums[:, :done], total, dtype=np.float32))
         if done < depth:
-            sums[: depth - done] = sums[done:].copy()
-        sums[max(0, depth - done) :] = 0
+            sums[:, : depth - done] = sums[:, done:].copy()
+        sums[:, max(0, depth - done) :] = 0

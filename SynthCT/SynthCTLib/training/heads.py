@@ -46,7 +46,8 @@ class HeadSettings:
 
     ``anatomies``: names of label maps in the data folder. ``canvas`` (z, y, x) and ``patch`` in
     voxels of 1 mm, the first multiples of 32, the second of 8. A new head comes into use every
-    ``steps_per_head`` steps, and the last ``heads_in_use`` are drawn from.
+    ``steps_per_head`` steps, and the last ``heads_in_use`` are drawn from. ``air_weight``: weight
+    in the loss of air away from all tissue.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -294,7 +295,7 @@ class HeadSource:
         image = scan.patch(corner, size, self._texture())
         hu = head.hu[z, y, x].float()
         weight = scan.scanned[z, y, x].float()
-        weight = torch.where(hu > -900, weight, weight * self.settings.air_weight)
+        weight = torch.where(_near_tissue(hu), weight, weight * self.settings.air_weight)
         return image, hu[None], weight[None]
 
     def _overview(
@@ -310,6 +311,17 @@ class HeadSource:
     def _stream(self, purpose: int, number: int, rank: int) -> torch.Generator:
         mixed = int(np.random.SeedSequence((self.seed, purpose, number, rank)).generate_state(1)[0])
         return stream(mixed, purpose, self.device)
+
+
+def _near_tissue(hu: Tensor) -> Tensor:
+    """Where a cube of 4 voxels or a neighbour of it holds tissue (z, y, x, multiples of 4).
+
+    Air away from all tissue is easy and plenty; that in the head and at the skin is neither.
+    """
+    cubes = functional.max_pool3d((hu > -500)[None, None].float(), 4)
+    cubes = functional.max_pool3d(cubes, 3, 1, 1)
+    near: Tensor = functional.interpolate(cubes, scale_factor=4.0, mode="nearest")[0, 0] > 0
+    return near
 
 
 def read_anatomy(path: Path) -> tuple[np.ndarray, np.ndarray]:

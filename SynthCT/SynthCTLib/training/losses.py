@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from SynthCTLib.errors import InputError
+from SynthCTLib.synthesis.patchwise import LOG_ERROR_RANGE
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 HU_UNIT = 1000.0  # so that a loss is near 1
@@ -85,6 +86,18 @@ def bone_cross_entropy(
         (p - threshold_hu) / width_hu, bone, reduction="none"
     )
     return (v * entropy).sum() / v.sum().clamp(min=1)
+
+
+def stated_error(log_b: Tensor, p: Tensor, t: Tensor, w: Tensor) -> Tensor:
+    """How well an error is foretold: sum w (e / b + log b) / sum w, e = |p - t| in 1000 HU.
+
+    The negative logarithm of a Laplace density of scale b (Kendall and Gal, NeurIPS 2017, with the
+    absolute error), least where b is the error to be expected. No gradient reaches p: the answer
+    is not made worse so as to be foretold. ``log_b`` is of the shape of p.
+    """
+    e = (p.detach() - t).abs() / HU_UNIT
+    log_b = log_b.float().clamp(*LOG_ERROR_RANGE)
+    return (w * (e * (-log_b).exp() + log_b)).sum() / w.sum().clamp(min=1)
 
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = {

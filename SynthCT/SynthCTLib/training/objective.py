@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.training.examples import Batch, Case
-from SynthCTLib.training.losses import Loss, loss_named
+from SynthCTLib.training.losses import Loss, loss_named, stated_error
 from SynthCTLib.training.recipe import OutputPart, Recipe
 
 SKETCH_WEIGHT = 0.5
+ERROR_WEIGHT = 0.05
 
 
 @runtime_checkable
@@ -43,7 +44,11 @@ class Asked:
 
 
 class Objective:
-    """The weighted sum of the recipe's losses; ``two-view`` adds the L1 of the sketch."""
+    """The weighted sum of the recipe's losses.
+
+    ``two-view`` adds the L1 of the sketch; a network of two output channels is also taught to
+    state its error in the second (``losses.stated_error``).
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.output: OutputPart = recipe.output
@@ -61,7 +66,7 @@ class Objective:
                 predicted, sketches = self._both_views(network, batch)
             else:
                 predicted, sketches = network(batch.images), []
-        hu = self.hu(predicted)
+        hu = self.hu(predicted[:, :1])
         parts = {name: loss(hu, batch.targets, batch.weights) for name, _, loss in self.losses}
         weights = {name: weight for name, weight, _ in self.losses}
         if batch.overviews is not None and sketches:
@@ -69,6 +74,10 @@ class Objective:
             terms = [self.sketch_loss(self.hu(sketch), t, w) for sketch, t, w in seen]
             parts["sketch"] = torch.stack(terms).mean()
             weights["sketch"] = SKETCH_WEIGHT
+        if predicted.shape[1] == 2:
+            stated = predicted[:, 1:]
+            parts["error"] = stated_error(stated, hu, batch.targets, batch.weights)
+            weights["error"] = ERROR_WEIGHT
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         return Asked(total, {name: value.detach() for name, value in parts.items()}, hu)
 

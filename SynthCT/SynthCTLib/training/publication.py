@@ -64,6 +64,7 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
             "offset": output.offset,
             "low": output.low_hu,
             "high": output.high_hu,
+            **({"stated_error": True} if recipe.network.settings.get("out_channels") == 2 else {}),
         },
     }
     validation = (

@@ -306,6 +306,41 @@ def test_folds_are_averaged_and_their_spread_is_the_sample_deviation(head: Volum
     assert len(made.facts["passes"]) == 3
 
 
+def stating(hu: float, error_hu: float) -> Answer:
+    """A network that answers one number everywhere, and one error."""
+    return Answer(
+        lambda x: torch.cat(
+            [torch.full_like(x, hu), torch.full_like(x, float(np.log(error_hu / 1000)))], 1
+        )
+    )
+
+
+@pytest.mark.parametrize("folds", [[(40.0, 50.0)], [(0.0, 30.0), (90.0, 60.0)]])
+def test_the_stated_error_and_the_spread_of_the_folds_add_as_variances(
+    head: Volume, folds: list[tuple[float, float]]
+) -> None:
+    """A Laplace density of scale b has the variance 2 b^2."""
+    model = WithNetwork(*(stating(*f) for f in folds), output={"stated_error": True})
+    made = synthesize(model, head)
+    inside = head_mask(head).array > 0
+    between = np.var([hu for hu, _ in folds], ddof=1) if len(folds) > 1 else 0.0
+    within = np.mean([2 * error**2 for _, error in folds])
+    assert made.uncertainty is not None
+    np.testing.assert_allclose(
+        np.median(made.uncertainty.array[inside]), np.sqrt(between + within), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        np.median(made.volume.array[inside]), np.mean([hu for hu, _ in folds]), atol=1e-3
+    )
+
+
+def test_a_network_that_states_no_error_is_refused_where_its_card_says_it_does(
+    head: Volume,
+) -> None:
+    with pytest.raises(MissingModel, match="correct stated_error"):
+        synthesize(WithNetwork(IDENTITY, output={"stated_error": True}), head)
+
+
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
 def test_a_mirrored_pass_is_mirrored_back(head: Volume, axis: str) -> None:
     """A ramp and its mirror image: the mean is level, the spread grows from the middle."""
@@ -518,7 +553,7 @@ def test_openvino_computes_any_shape_of_patch_as_torch_does(
         engine = open_engine(name, network, "cpu", Precision.FP32, 1)
         engine.begin(patches[0])
         answers.append(engine.predict(patches, [(0, 0, 0), (0, 0, 0)]))
-    assert answers[1].shape == (2, *shape)
+    assert answers[1].shape == (2, 1, *shape)
     np.testing.assert_allclose(answers[1], answers[0], atol=2e-3 * np.abs(answers[0]).max())
 
 
@@ -533,7 +568,7 @@ def test_both_views_of_the_head_network_are_computed_where_the_patch_lies(name: 
     patch = volume[(slice(None), *block)][np.newaxis]
     with torch.inference_mode():
         features = network.context(torch.from_numpy(volume)[None])
-        expected = network.fine(torch.from_numpy(patch), features[(..., *quarter)])[:, 0].numpy()
+        expected = network.fine(torch.from_numpy(patch), features[(..., *quarter)]).numpy()
     engine = open_engine(EngineName(name), network, "cpu", Precision.FP32, 1)
     engine.begin(volume)
     np.testing.assert_allclose(

@@ -280,6 +280,23 @@ def test_l1_and_l2_by_numpy() -> None:
     assert float(losses.l2(p, t, w)) == pytest.approx(squared)
 
 
+def test_a_stated_error_is_best_where_it_is_the_error_and_leaves_the_answer_alone() -> None:
+    t = torch.zeros(1, 1, 4, 4, 4)
+    p = torch.full_like(t, 150.0, requires_grad=True)
+    w = torch.ones_like(t)
+    log_b = torch.full_like(t, math.log(0.15), requires_grad=True)
+    loss = losses.stated_error(log_b, p, t, w)
+    assert float(loss.detach()) == pytest.approx(1 + math.log(0.15))  # e / b = 1
+    loss.backward()
+    assert log_b.grad is not None
+    assert log_b.grad.abs().max() == pytest.approx(0, abs=1e-6)
+    assert p.grad is None
+    with torch.no_grad():
+        for other in (0.1, 0.2):
+            assert losses.stated_error(torch.full_like(t, math.log(other)), p, t, w) > loss
+        assert float(losses.stated_error(log_b, p, t, 0 * w)) == 0
+
+
 def test_gradient_difference_by_hand() -> None:
     """A step of 100 HU along x in the target, none in the prediction: one of two pairs."""
     t = torch.tensor([0.0, 100.0, 100.0]).reshape(1, 1, 1, 1, 3).repeat(1, 1, 2, 2, 1)

@@ -38,11 +38,13 @@ def slid(
 
     def predict(corners: Sequence[Corner]) -> np.ndarray:
         assert 1 <= len(corners) <= batch
-        return np.stack([function(canvas[tiling.block(c)]) for c in corners])  # type: ignore[operator]
+        answers = [function(canvas[tiling.block(c)]) for c in corners]  # type: ignore[operator]
+        return np.stack(answers)[:, np.newaxis]
 
     def take(first: int, planes: np.ndarray) -> None:
-        assert np.isnan(made[first : first + len(planes)]).all()
-        made[first : first + len(planes)] = planes
+        block = slice(first, first + planes.shape[1])
+        assert np.isnan(made[block]).all()
+        made[block] = planes[0]
 
     slide(tiling, np.ones(canvas.shape, bool) if wanted is None else wanted, batch, predict, take)
     return made
@@ -100,6 +102,25 @@ def test_an_identity_network_gives_back_the_canvas(overlap: float, batch: int) -
     canvas = np.random.default_rng(0).normal(size=(80, 48, 64)).astype(np.float32)
     tiling = Tiling((80, 48, 64), (32, 48, 32), overlap)
     np.testing.assert_allclose(slid(tiling, canvas, batch=batch), canvas, atol=2e-6)
+
+
+def test_channels_are_averaged_each_by_itself() -> None:
+    tiling = Tiling((48, 32, 32), (32, 32, 32), 0.5)
+    made = np.full((2, 48, 32, 32), np.nan, np.float32)
+
+    def predict(corners: Sequence[Corner]) -> np.ndarray:
+        levels = [[c[0], 7.0] for c in corners]
+        return np.ones((len(corners), 2, 32, 32, 32), np.float32) * np.reshape(
+            levels, (-1, 2, 1, 1, 1)
+        )
+
+    def take(first: int, planes: np.ndarray) -> None:
+        made[:, first : first + planes.shape[1]] = planes
+
+    slide(tiling, np.ones((48, 32, 32), bool), 1, predict, take, 2)
+    np.testing.assert_allclose(made[1], 7.0, rtol=1e-5)
+    assert made[0, 0].max() == pytest.approx(0.0)
+    assert made[0, -1].min() == pytest.approx(16.0)
 
 
 def test_patches_are_weighted_as_monai_weights_them_with_the_same_map() -> None:
