@@ -24,8 +24,9 @@ NETWORK_NAME = r"[a-z][a-z0-9_]*"
 
 
 def list_networks() -> tuple[str, ...]:
-    """The names of all networks, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """The names of all networks, sorted. A module with a leading underscore is none."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in names if not name.startswith("_")))
 
 
 def build_network(name: str, settings: Mapping[str, Any]) -> torch.nn.Module:
