@@ -31,6 +31,10 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="Threads on the CPU.")] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep prepared pairs in, for several folds to share."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but failures.")] = False,
 ) -> None:
     """Train a model. Ctrl-C or a kill leaves a checkpoint; --resume goes on to the exact step.
@@ -50,6 +54,7 @@ def train(
         max_minutes,
         device,
         threads,
+        examples.absolute() if examples else None,
     )
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
         trained = train_recipe(request, screen.progress(is_cancelled), os.environ)

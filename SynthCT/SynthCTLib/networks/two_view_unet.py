@@ -154,20 +154,12 @@ class TwoViewUNet(nn.Module):
         )
 
     def pool(self, volume: Tensor) -> Tensor:
-        """What the wide view looks at: mean of all channels, least and largest of the first.
+        """What the wide view looks at, see :func:`pooled`."""
+        return pooled(volume)
 
-        Thin bone is lost in a mean over 4 mm, not in the extremes; those are of means over 2 mm,
-        which noise hardly moves.
-        """
-        halved = functional.avg_pool3d(volume, 2)
-        first = halved[:, :1]
-        largest = functional.max_pool3d(first, 2)
-        least = -functional.max_pool3d(-first, 2)
-        return torch.cat([functional.avg_pool3d(halved, 2), least, largest], dim=1)
-
-    def look(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Features and sketch (the output at a quarter of the resolution) of a pooled volume."""
-        features, sketch = self.wide_view(pooled)
+        features, sketch = self.wide_view(seen)
         return features, sketch
 
     def context(self, volume: Tensor) -> Tensor:
@@ -182,6 +174,19 @@ class TwoViewUNet(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """The answer for a whole volume (n, channels, z, y, x) at once."""
         return self.fine(volume, self.context(volume))
+
+
+def pooled(volume: Tensor) -> Tensor:
+    """(n, channels, z, y, x) at a quarter: mean of all channels, least and largest of the first.
+
+    Thin bone is lost in a mean over 4 mm, not in the extremes; those are of means over 2 mm,
+    which noise hardly moves.
+    """
+    halved = functional.avg_pool3d(volume, 2)
+    first = halved[:, :1]
+    largest = functional.max_pool3d(first, 2)
+    least = -functional.max_pool3d(-first, 2)
+    return torch.cat([functional.avg_pool3d(halved, 2), least, largest], dim=1)
 
 
 def pixel_unshuffle(x: Tensor) -> Tensor:

@@ -4,13 +4,13 @@
 
 and the same a folder deeper, as the SynthRAD challenges lay out theirs (``data/brain/1BA001/``).
 Pairs are prepared once and kept by MONAI's persistent cache; patches are cut and mirrored by its
-random transforms, whose seed is the step.
+random transforms, whose seed is the step. A network of two views sees the whole pair as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,20 +21,42 @@ from monai.data import PersistentDataset
 from monai.transforms import Compose, RandFlipd, RandWeightedCropd, SpatialPadd, Transform
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
-from SynthCTLib.errors import InputError
+from SynthCTLib.errors import InputError, RegistrationFailed
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import Interpolator, isotropic_grid, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import body_contour, head_mask
 from SynthCTLib.imaging.table import remove_table
+from SynthCTLib.networks.two_view_unet import CONTEXT_POOLING, pooled
 from SynthCTLib.progress import Progress
-from SynthCTLib.registration import RigidOptions, register_rigid
+from SynthCTLib.registration import (
+    DeformableOptions,
+    Registration,
+    RigidOptions,
+    register_deformable,
+    register_rigid,
+)
 from SynthCTLib.synthesis.preparation import Preparation, prepare
-from SynthCTLib.training.examples import Batch, Case
-from SynthCTLib.volume import Role, Volume, sha256_of
+from SynthCTLib.synthesis.window import SIDE_MULTIPLE, START_MULTIPLE
+from SynthCTLib.training.examples import Batch, Case, Corner, Overviews
+from SynthCTLib.training.pair_variation import PairVariation, varied
+from SynthCTLib.volume import AIR_HU, Role, Volume, sha256_of
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 Count = Annotated[int, Field(ge=1)]
+
+# A limb lies in the second scanner much as in the first; what bends is followed afterwards.
+RIGID = RigidOptions(search_degrees=15.0, search_mm=25.0)
+# From fine to coarse: the first that is credible is taken. The stiff one is that of Paper 2.
+DEFORMATIONS = (
+    DeformableOptions(control_spacings_mm=(30.0, 15.0), spacings_mm=(4.0, 3.0), stiffness=1.0),
+    DeformableOptions(),
+)
+BONE_HU = 300.0
+TISSUE_HU = -300.0
+NEARLY_AIR_HU = -900.0
+LEAST_SIDE = 48  # of a volume that a network of two views is shown
 
 
 @dataclass(frozen=True)
@@ -42,10 +64,12 @@ class PairSettings:
     """How pairs become patches.
 
     ``spacing_mm``: cubic voxels; ``patch`` (z, y, x) in voxels; ``batch`` patches a step.
-    ``register``: ``rigid`` brings each CT onto its MR, ``none`` takes them as they lie.
+    ``register``: ``rigid`` brings each CT onto its MR, ``deformable`` then follows what bent in
+    between, for limbs; ``none`` takes them as they lie.
     ``bone_share`` of the patches are centred on bone, the rest anywhere in the body. ``mirror``:
-    axes (x, y, z) along which patches are mirrored, half of them. ``folds``: parts of the subjects,
-    each of which is the test part of one fold.
+    axes (x, y, z) along which patches are mirrored, half of them. ``variation``: how whole pairs
+    are varied before. ``folds``: parts of the subjects, each of which is the test part of one fold.
+    ``air_weight``: of voxels below -900 HU in the loss. ``masked_loss``: only the body counts.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -54,13 +78,15 @@ class PairSettings:
     patch: tuple[Count, Count, Count] = (96, 96, 96)
     batch: Count = 2
     anatomy: Literal["head", "body"] = "head"
-    register: Literal["rigid", "none"] = "rigid"
+    register: Literal["rigid", "deformable", "none"] = "rigid"
     remove_table: bool = True
     ct_range_hu: tuple[float, float] = (-1000.0, 2400.0)
     bone_share: Annotated[float, Field(ge=0, le=1)] = 0.3
     mirror: tuple[Literal["x", "y", "z"], ...] = ()
     folds: Annotated[int, Field(ge=2)] = 5
     masked_loss: bool = False
+    air_weight: Annotated[float, Field(gt=0)] = 1.0
+    variation: PairVariation = field(default_factory=PairVariation)
 
 
 @dataclass(frozen=True)
@@ -138,8 +164,16 @@ class PairSource:
         seed: int,
         device: str,
         progress: Progress,
+        *,
+        overviews: bool = False,
     ) -> None:
         self.settings, self.split, self.seed, self.device = settings, split, seed, device
+        self.overviews = overviews
+        if overviews and any(side % START_MULTIPLE for side in settings.patch):
+            raise InputError(
+                f"A patch of {settings.patch} voxels does not fit a network of two views: give "
+                f"multiples of {START_MULTIPLE}."
+            )
         progress.stage("Preparing the pairs", 1.0)
         items = {s.name: _item(s, settings, preparation) for s in subjects}
         self._cases = PersistentDataset(
@@ -151,6 +185,9 @@ class PairSource:
         whole = len(self._pairs) + len(self._cases)
         for index in range(len(self._pairs)):  # fills the cache; raises before any training
             self._prepare(index)
+            fallback = self._pairs[index].get("fallback", "")
+            if fallback:
+                progress.note(f"Subject {split.train[index]}: {fallback}")
             progress.update((index + 1) / whole, split.train[index])
         self._random = self._patches()
 
@@ -171,26 +208,70 @@ class PairSource:
     def batch(self, step: int, rank: int = 0) -> Batch:
         """One patch of each of a few subjects; every subject once before any comes again."""
         count = self.settings.batch
-        drawn = []
+        drawn, seen, corners = [], [], []
         for number in range(step * count, (step + 1) * count):
             epoch, place = divmod(number, len(self._pairs))
             order = np.random.default_rng((self.seed, rank, epoch)).permutation(len(self._pairs))
-            self._random.set_random_state(seed=(self.seed * 1_000_003 + number * 64 + rank) % 2**32)
-            drawn.append(self._random(dict(self._pairs[int(order[place])]))[0])
+            draw = (self.seed * 1_000_003 + number * 64 + rank) % 2**32
+            pair = self._varied(self._pairs[int(order[place])], draw)
+            if self.overviews:
+                whole = whole_volume(pair, self.settings.patch)
+                corner = self._corner(whole, np.random.default_rng(draw))
+                drawn.append(_block(whole, corner, self.settings.patch))
+                seen.append(_overview(whole))
+                corners.append(corner)
+            else:
+                self._random.set_random_state(seed=draw)
+                drawn.append(self._random(pair)[0])
         images, hu, weights = (
             torch.stack([torch.as_tensor(d[key]) for d in drawn]).to(self.device)
             for key in ("image", "hu", "weight")
         )
-        return Batch(images.float(), hu.float(), weights.float())
+        hu, weights = hu.float(), weights.float()
+        weights = torch.where(hu > NEARLY_AIR_HU, weights, weights * self.settings.air_weight)
+        if not self.overviews:
+            return Batch(images.float(), hu, weights)
+        pooled_images, targets, known = (
+            tuple(part.to(self.device) for part in parts) for parts in zip(*seen, strict=True)
+        )
+        looks = Overviews(pooled_images, targets, known, tuple(range(count)), tuple(corners))
+        return Batch(images.float(), hu, weights, looks)
 
     def cases(self) -> Iterator[Case]:
         """The validation subjects, whole."""
-        for name, pair in zip(self.split.validation, self._cases, strict=True):
+        for name, kept in zip(self.split.validation, self._cases, strict=True):
+            pair = whole_volume(kept, self.settings.patch) if self.overviews else kept
             image, hu, weight = (
                 torch.as_tensor(pair[key]).float().to(self.device)
                 for key in ("image", "hu", "weight")
             )
             yield Case(name, image, hu[0], weight[0])
+
+    def _varied(self, kept: Mapping[str, Any], draw: int) -> dict[str, Any]:
+        pair = {key: kept[key] for key in ("image", "hu", "weight", "centres")}
+        by = self.settings.variation
+        if not (by.mirror or by.changes_shape or by.changes_contrast):
+            return pair
+        image, hu, weight = (torch.as_tensor(pair[k]).float() for k in ("image", "hu", "weight"))
+        generator = torch.Generator().manual_seed(draw)
+        image, hu, weight = varied(image, hu, weight, by, generator)
+        made = {"image": image, "hu": hu, "weight": weight}
+        return {**made, "centres": centres_of(hu, weight, self.settings.bone_share)}
+
+    def _corner(self, whole: Mapping[str, Tensor], rng: np.random.Generator) -> Corner:
+        """A corner at a multiple of 8 voxels, for a patch about a voxel drawn from the centres."""
+        cumulated = whole["centres"].flatten().double().cumsum(0).numpy()
+        shape = tuple(whole["centres"].shape[1:])
+        drawn = int(np.searchsorted(cumulated, rng.uniform(0, cumulated[-1])))
+        centre = np.unravel_index(min(drawn, cumulated.size - 1), shape)
+        z, y, x = (
+            min(
+                max(START_MULTIPLE * round((int(c) - side / 2) / START_MULTIPLE), 0),
+                (n - side) // START_MULTIPLE * START_MULTIPLE,
+            )
+            for c, side, n in zip(centre, self.settings.patch, shape, strict=True)
+        )
+        return z, y, x
 
     def _patches(self) -> Compose:
         keys, patch = ("image", "hu", "weight"), self.settings.patch
@@ -204,19 +285,61 @@ class PairSource:
         )
 
 
+def whole_volume(pair: Mapping[str, Any], patch: Corner) -> dict[str, Tensor]:
+    """A pair on a canvas whose sides are multiples of 16 and a patch at least, float32.
+
+    Not scanned beyond, as where the model is used.
+    """
+    made = {}
+    for key, outside in (("image", 0.0), ("hu", AIR_HU), ("weight", 0.0), ("centres", 0.0)):
+        values = torch.as_tensor(pair[key]).float()
+        padding: list[int] = []
+        for n, side in zip(reversed(values.shape[1:]), reversed(patch), strict=True):
+            least = max(n, side, LEAST_SIDE)
+            more = -(-least // SIDE_MULTIPLE) * SIDE_MULTIPLE - n
+            padding += [more // 2, more - more // 2]
+        made[key] = functional.pad(values, padding, value=outside)
+    return made
+
+
+def _block(whole: Mapping[str, Tensor], corner: Corner, patch: Corner) -> dict[str, Tensor]:
+    z, y, x = (slice(c, c + side) for c, side in zip(corner, patch, strict=True))
+    return {key: values[:, z, y, x] for key, values in whole.items()}
+
+
+def _overview(whole: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What a wide view sees of a pair, its HU and where they are known, (1, c, z, y, x)."""
+    return (
+        pooled(whole["image"][None]),
+        functional.avg_pool3d(whole["hu"][None], CONTEXT_POOLING),
+        functional.avg_pool3d(whole["weight"][None], CONTEXT_POOLING),
+    )
+
+
+def centres_of(hu: Tensor, weight: Tensor, bone_share: float) -> Tensor:
+    """Where patches may be centred: a share of the weight on bone, the rest anywhere in tissue."""
+    tissue = (weight > 0) & (hu > TISSUE_HU)
+    if not bool(tissue.any()):
+        tissue = weight > 0
+    bone = tissue & (hu >= BONE_HU)
+    shares = ((tissue, 1 - bone_share), (bone, bone_share))
+    return torch.stack([m.float() * (1e6 * s / max(1, int(m.sum()))) for m, s in shares]).sum(0)
+
+
 class PreparedPair(Transform):
     """:func:`prepared_pair` as MONAI's cache wants it: a transform, not random."""
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Tensor]:
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Prepare one subject."""
         return prepared_pair(item)
 
 
-def prepared_pair(item: dict[str, Any]) -> dict[str, Tensor]:
+def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
     """One subject: channels of the MR, HU, weights, and where patches may be centred.
 
     All (channels, z, y, x) in LPS order with cubic voxels. The CT is brought onto the MR and is
-    -1000 HU where it was not scanned; weights are 0 there. Raises InputError naming the subject.
+    -1000 HU where it was not scanned; weights are 0 there. ``fallback`` says in words where the
+    registration is another than was asked for. Raises InputError naming the subject.
     """
     settings: PairSettings = item["settings"]
     try:
@@ -224,9 +347,12 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Tensor]:
         ct = read_volume(item["ct"], Role.CT)
         if settings.remove_table:
             ct = remove_table(ct).volume
-        transform = None
+        transform, fallback = None, ""
         if settings.register == "rigid":
             transform = register_rigid(mr, ct, RigidOptions()).transform
+        elif settings.register == "deformable":
+            found, fallback = followed(mr, ct)
+            transform = found.transform
         grid = isotropic_grid(mr.grid, settings.spacing_mm)
         fine = resample(mr, grid)
         hu = resample(ct, grid, transform=transform, interpolator=Interpolator.BSPLINE)
@@ -239,14 +365,35 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Tensor]:
     values = np.clip(hu.array, *settings.ct_range_hu)
     weight = both & region if settings.masked_loss else both
     body = region & both
-    bone = body & (values >= 300)
+    bone = body & (values >= BONE_HU)
     centres = _even(body) * (1 - settings.bone_share) + _even(bone) * settings.bone_share
     return {
         "image": torch.from_numpy(channels.astype(np.float16)),
         "hu": torch.from_numpy(np.round(values).astype(np.int16))[None],
         "weight": torch.from_numpy(weight)[None],
         "centres": torch.from_numpy(centres.astype(np.float32))[None],
+        "fallback": fallback,
     }
+
+
+def followed(mr: Volume, ct: Volume) -> tuple[Registration, str]:
+    """A CT brought onto the MR of the same limb: rigidly, then as far as it bends credibly.
+
+    The second is empty, or says what was refused. Raises RegistrationFailed when not even the
+    rigid registration is credible.
+    """
+    rigid = register_rigid(mr, ct, RIGID)
+    refused = []
+    for options in DEFORMATIONS:
+        try:
+            found = register_deformable(mr, ct, options, initial=rigid)
+        except RegistrationFailed as error:
+            refused.append(
+                f"{options.control_spacings_mm[-1]:g} mm between control points: {error}"
+            )
+        else:
+            return found, " ".join(refused)
+    return rigid, " ".join([*refused, "The rigid registration is taken."])
 
 
 def _even(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

@@ -31,6 +31,7 @@ class TrainingRequest:
 
     ``data``: the folder of label maps (source ``heads``) or of pairs. ``fold``: which of the
     recipe's folds, for pairs. ``init``: weights to start from, a model folder or a file.
+    ``examples``: folder of the prepared examples, which folds may share; None: in ``output``.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class TrainingRequest:
     max_minutes: float | None = None
     device: str = "auto"
     threads: int | None = None
+    examples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def open_source(
     request: TrainingRequest, device: str, progress: Progress, together: Processes
 ) -> Source:
     """The examples that the recipe's source gives. Raises InputError."""
-    recipe, folder = request.recipe, request.output / "examples"
+    recipe, folder = request.recipe, request.examples or request.output / "examples"
     if recipe.source.kind == "heads":
         from SynthCTLib.training.heads import HeadSettings, HeadSource
 
@@ -120,7 +122,15 @@ def open_source(
         record = {"fold": request.fold, "folds": pairs.folds, **vars(split)}
         (request.output / SPLIT_FILE).write_text(json.dumps(record, indent=2) + "\n")
     return PairSource(
-        pairs, subjects, split, recipe.preparation, folder, recipe.seed, device, progress
+        pairs,
+        subjects,
+        split,
+        recipe.preparation,
+        folder,
+        recipe.seed,
+        device,
+        progress,
+        overviews=recipe.objective == "two-view",
     )
 
 

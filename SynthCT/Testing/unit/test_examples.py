@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.files import write_volume
+from SynthCTLib.imaging.grids import resample
 from SynthCTLib.phantom.fields import stream
 from SynthCTLib.phantom.options import Contrast
 from SynthCTLib.phantom.render import compose, tissues_of
@@ -21,9 +22,18 @@ from SynthCTLib.phantom.signal import inversion_recovery, signal_table, spin_ech
 from SynthCTLib.phantom.tissues import Tissue
 from SynthCTLib.phantom.variation import CORTICAL, VariationOptions, vary
 from SynthCTLib.progress import Progress
+from SynthCTLib.registration.quality import Kind
 from SynthCTLib.synthesis.preparation import Preparation
 from SynthCTLib.training.heads import HeadSettings, HeadSource
-from SynthCTLib.training.pairs import PairSettings, PairSource, find_subjects, split_of
+from SynthCTLib.training.pair_variation import PairVariation
+from SynthCTLib.training.pairs import (
+    PairSettings,
+    PairSource,
+    centres_of,
+    find_subjects,
+    followed,
+    split_of,
+)
 from SynthCTLib.volume import Role, Unit, Volume
 
 STILL = VariationOptions((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, thin=0, thick=0, craniotomy=0)
@@ -385,6 +395,87 @@ def test_patches_of_pairs_belong_together(pairs: Path, tmp_path: Path) -> None:
     assert not torch.equal(source.batch(2).images, source.batch(3).images)
     (case,) = source.cases()
     assert case.name == source.split.validation[0]
+
+
+def two_view_source(pairs: Path, cache: Path, **changes: object) -> PairSource:
+    subjects = find_subjects(pairs)
+    split = split_of(tuple(s.name for s in subjects), 3, 1, 0)
+    preparation = Preparation(method="robust", percentiles=(0.0, 100.0), scanned_channel=True)
+    settings = replace(PAIRS, **changes)  # type: ignore[arg-type]
+    return PairSource(
+        settings, subjects, split, preparation, cache, 1, "cpu", Progress(), overviews=True
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_wide_view_of_pairs_is_the_pooled_whole_round_each_patch(
+    pairs: Path, tmp_path: Path
+) -> None:
+    source = two_view_source(pairs, tmp_path, bone_share=0.5, air_weight=0.25)
+    batch = source.batch(0)
+    looks = batch.overviews
+    assert looks is not None
+    assert looks.volume == (0, 1)
+    for index, (z, y, x) in enumerate(looks.corners):
+        assert z % 8 == y % 8 == x % 8 == 0
+        place = tuple(slice(c // 4, c // 4 + 4) for c in (z, y, x))
+        hu = torch.nn.functional.avg_pool3d(batch.targets[index : index + 1], 4)
+        assert torch.allclose(looks.targets[index][(..., *place)], hu, atol=1e-2)
+        image = torch.nn.functional.avg_pool3d(batch.images[index : index + 1], 4)
+        assert torch.allclose(looks.images[index][(0, slice(0, 2), *place)], image[0], atol=1e-3)
+        assert all(n % 4 == 0 for n in looks.images[index].shape[2:])
+    air = batch.targets < -900
+    assert set(batch.weights[air].unique().tolist()) <= {0.0, 0.25}
+    assert set(batch.weights[~air].unique().tolist()) <= {0.0, 1.0}
+    (case,) = source.cases()
+    assert case.image.shape[1:] == case.target.shape == (48, 48, 48)
+    with pytest.raises(InputError, match="multiples of 8"):
+        two_view_source(pairs, tmp_path, patch=(12, 16, 16))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_varied_pairs_follow_from_the_step(pairs: Path, tmp_path: Path) -> None:
+    changes = {"variation": PairVariation(("x",), 10, 0.1, 0.1, 0.1, 0.01)}
+    first, second = (two_view_source(pairs, tmp_path, **changes) for _ in range(2))
+    plain = two_view_source(pairs, tmp_path)
+    assert torch.equal(first.batch(5).images, second.batch(5).images)
+    assert not torch.equal(first.batch(5).images, plain.batch(5).images)
+
+
+def test_centres_of_patches_lie_on_bone_as_often_as_asked() -> None:
+    hu = torch.full((1, 4, 4, 4), -1000.0)
+    hu[:, 1:] = 0
+    hu[:, 3] = 500
+    weight = torch.ones_like(hu)
+    weight[:, :, 0] = 0
+    centres = centres_of(hu, weight, 0.7)
+    bone = centres[hu >= 300].sum()
+    assert float(bone / centres.sum()) == pytest.approx(0.7 + 0.3 / 3, rel=1e-4)
+    assert float(centres[hu < -300].sum()) == 0
+    assert float(centres[:, :, 0].sum()) == 0
+
+
+def test_a_bent_limb_is_followed() -> None:
+    """Bone, marrow, muscle and fat; the CT is bent by 12 mm. Most of it is no rigid movement."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (32, 64, 64)), indexing="ij")
+
+    def limb(shift: np.ndarray) -> np.ndarray:
+        r = np.hypot(y - 32, x - 32 - shift)
+        return np.select([r < 3, r < 7, r < 17, r < 22], [4, 3, 2, 1], 0)
+
+    straight, bent = limb(np.zeros(z.shape)), limb(6 * np.sin(z / 31 * np.pi))
+    image = sitk.GetImageFromArray(np.float32([0, 800, 300, 50, 750])[straight])
+    image.SetSpacing((2.0, 2.0, 4.0))
+    mr = Volume(image, Role.MR, Unit.ARBITRARY)
+    hu = np.float32([-1000, -100, 50, 1200, 100])[bent]
+    ct = mr.with_array(hu, role=Role.CT, unit=Unit.HU)
+    found, fallback = followed(mr, ct)
+    assert found.kind == Kind.DEFORMABLE
+    assert fallback == ""
+    inner = (slice(4, 28), slice(8, 56), slice(8, 56))
+    bone = straight[inner] == 3
+    moved = resample(ct, mr.grid, transform=found.transform).array[inner] > 450
+    assert 2 * (moved & bone).sum() / (moved.sum() + bone.sum()) > 0.95  # rigid alone: 0.85
 
 
 def test_folds_part_the_subjects() -> None:
