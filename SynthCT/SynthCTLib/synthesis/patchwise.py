@@ -59,6 +59,7 @@ AXES = "zyx"
 class Output:
     """From the network's number y to HU: scale * y + offset, kept between low and high.
 
+    ``outside`` is written where there is no head or body, or nothing was scanned.
     ``stated_error``: a second channel holds log(b / 1000 HU), b the scale of a Laplace density of
     the error (its expected absolute value, Kendall and Gal, NeurIPS 2017). ``spread_scale``: factor
     from the standard deviation to the uncertainty given out.
@@ -70,6 +71,7 @@ class Output:
     offset: float = 0.0
     low: float = AIR_HU
     high: float = 3000.0
+    outside: float = AIR_HU
     stated_error: bool = False
     spread_scale: Annotated[float, Field(gt=0)] = 1.0
 
@@ -88,6 +90,7 @@ class PatchwiseSettings:
     (``lps-zyx``), or x, y, z with x to the right and y to anterior (``ras-xyz``). ``mirror``: axes
     (x, y, z) along which the head is also predicted mirrored. ``region``: what is cut out and kept,
     with ``crop_margin_mm`` around it for the network to see and ``keep_margin_mm`` in the answer.
+    ``space``: the input's ``own``, or ``mni``, heads brought affinely onto a template.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -104,6 +107,18 @@ class PatchwiseSettings:
     working_mm: Annotated[float, Field(gt=0)] = 1.0
     crop_margin_mm: Annotated[float, Field(ge=0)] = 12.0
     keep_margin_mm: Annotated[float, Field(ge=0)] = 3.0
+    space: Literal["own", "mni"] = "own"
+
+    def __post_init__(self) -> None:
+        check_space(self.space, self.preparation)
+        if self.space == "mni" and (self.axes, self.region) != ("lps-zyx", Region.HEAD):
+            raise ValueError("the space mni takes heads in the axes lps-zyx alone")
+
+
+def check_space(space: str, preparation: Preparation) -> None:
+    """Raise ValueError where a preparation needs to know the brain and the space does not."""
+    if preparation.method == "brain" and space != "mni":
+        raise ValueError("the preparation brain needs the space mni, which says where it is")
 
 
 @dataclass(frozen=True)
@@ -155,21 +170,34 @@ class PatchwiseSynthesizer:
         source = input_of(inputs, self.card.task.input_role, self.card)
         progress.stage("Finding the head", 0.08)
         patch = settings.window.least_canvas
-        work = view_of(
-            source,
-            settings.region,
-            settings.working_mm,
-            settings.crop_margin_mm,
-            settings.keep_margin_mm,
-            patch if settings.axes == "lps-zyx" else patch[::-1],
-        )
+        aligning = 0.3 if settings.space == "mni" else 0.0
+        if settings.space == "mni":
+            from SynthCTLib.synthesis.template import template_view
+
+            work = template_view(
+                source,
+                settings.working_mm,
+                settings.keep_margin_mm,
+                patch,
+                self.machine.threads,
+                progress.within("Onto the template", aligning),
+            )
+        else:
+            work = view_of(
+                source,
+                settings.region,
+                settings.working_mm,
+                settings.crop_margin_mm,
+                settings.keep_margin_mm,
+                patch if settings.axes == "lps-zyx" else patch[::-1],
+            )
         progress.stage("Preparing", 0.04)
-        canvas = prepare(work.mr, work.scanned, work.region, settings.preparation)
+        canvas = prepare(work.mr, work.scanned, work.region, settings.preparation, brain=work.brain)
         computed = self._compute(
             self._turned(canvas),
             self._turned(work.region),
             self._turned(work.kept),
-            progress.within("Predicting", 0.75),
+            progress.within("Predicting", 0.75 - aligning),
         )
         progress.stage("Back onto the grid of the MR", 0.13)
         return self._answer(source, work, computed, progress)
@@ -247,13 +275,14 @@ class PatchwiseSynthesizer:
         )
         scanned = scanned_field(source, source.grid).array
         beyond = None if scanned.all() else scanned == 0
+        outside = self.settings.output.outside
         hu = self._turned_back(computed.hu)
-        hu = np.where(work.kept, hu, np.float32(AIR_HU))
-        ct = work.onto_input(hu, AIR_HU, cubic=True)
+        hu = np.where(work.kept, hu, np.float32(outside))
+        ct = work.onto_input(hu, outside, cubic=True)
         # A mean of passes at the limit may be a rounding below it.
         np.clip(ct, self.settings.output.low, self.settings.output.high, out=ct)
         if beyond is not None:
-            ct[beyond] = AIR_HU
+            ct[beyond] = outside
         progress.update(0.5)
         volume = source.with_array(ct, role=Role.CT, unit=Unit.HU, step=step)
         del ct, hu
@@ -265,7 +294,9 @@ class PatchwiseSynthesizer:
                 sd[beyond] = 0
             uncertainty = source.with_array(sd, role=Role.UNCERTAINTY, step=step)
             del sd
-        coverage = source.with_array(scanned, role=Role.MASK, unit=Unit.ARBITRARY, step=step)
+        reached = work.covers()
+        known = scanned if reached is None else scanned * reached
+        coverage = source.with_array(known, role=Role.MASK, unit=Unit.ARBITRARY, step=step)
         progress.update(1.0)
         facts = {**computed.facts, "working_grid": [*work.grid.size], "spacing_mm": work.spacing_mm}
         return Synthesis(volume, coverage, uncertainty, facts)
@@ -485,6 +516,16 @@ def _size(patch: Shape) -> str:
 
 def build(card: ModelCard, machine: Machine) -> PatchwiseSynthesizer:
     """The family's entry for the registry."""
+    return open_patchwise(card, settings_of(card, PatchwiseSettings), machine)
+
+
+def open_patchwise(
+    card: ModelCard, settings: PatchwiseSettings, machine: Machine
+) -> PatchwiseSynthesizer:
+    """A network that slides over the MR, with the weights that a card lists.
+
+    Raises MissingPackage, or MissingModel when the card and the settings disagree.
+    """
     for package in ("torch", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackage(
@@ -492,7 +533,6 @@ def build(card: ModelCard, machine: Machine) -> PatchwiseSynthesizer:
                 f"it{' (in Slicer: the extension PyTorch)' if package == 'torch' else ''}, or "
                 "choose another model."
             )
-    settings = settings_of(card, PatchwiseSettings)
     unlisted = sorted(set(settings.weights) - set(card.files))
     if unlisted:
         raise MissingModel(

@@ -25,13 +25,16 @@ class Preparation:
 
     ``histogram``: histogram equalisation over the scanned field, then -1 to 1, -1 outside (Paper 1,
     section 3.3). ``robust``: the values between two percentiles of the head become 0 to 1, clipped
-    to 0..``ceiling``, 0 outside the scanned field. ``masked``: what lies outside the head is set to
-    the smallest value before. ``scanned_channel``: a second channel, 1 where the MR was scanned.
+    to 0..``ceiling``, 0 outside the scanned field. ``brain``: the mean of the brain becomes 0 and
+    its standard deviation 1, and what was not scanned what the value 0 becomes (Paper 2, section
+    3.1; needs template space, which says where the brain is). ``masked``: what lies outside the
+    head is set to the smallest value before. ``scanned_channel``: a second channel, 1 where the MR
+    was scanned.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    method: Literal["histogram", "robust"] = "robust"
+    method: Literal["histogram", "robust", "brain"] = "robust"
     percentiles: tuple[Share, Share] = (0.0, 99.5)
     ceiling: Annotated[float, Field(gt=0)] = 1.5
     masked: bool = False
@@ -47,12 +50,15 @@ class Preparation:
         return 2 if self.scanned_channel else 1
 
 
-def prepare(mr: Array, scanned: Mask, head: Mask, settings: Preparation) -> Array:
+def prepare(
+    mr: Array, scanned: Mask, head: Mask, settings: Preparation, brain: Mask | None = None
+) -> Array:
     """Input channels (C, z, y, x), float32, from an MR (z, y, x) in arbitrary units.
 
     ``scanned``: where the MR has values; ``head``: which voxels are the head (or body), by which
-    ``robust`` scales and outside which ``masked`` removes what there is. The inputs are not
-    changed. Raises InputError when the MR is the same everywhere in the head.
+    ``robust`` scales and outside which ``masked`` removes what there is; ``brain``: which are
+    brain, roughly, for the method of that name. The inputs are not changed. Raises InputError when
+    the MR is the same everywhere in the head, or no brain was scanned.
     """
     values = np.asarray(mr, dtype=np.float32)
     if settings.masked:
@@ -62,6 +68,9 @@ def prepare(mr: Array, scanned: Mask, head: Mask, settings: Preparation) -> Arra
         low, high = HISTOGRAM_RANGE
         channel = equalized(values, scanned) * np.float32(high - low) + np.float32(low)
         channel = np.where(scanned, channel, np.float32(low))
+    elif settings.method == "brain":
+        mean, deviation = brain_moments(values, scanned if brain is None else scanned & brain)
+        channel = (np.where(scanned, values, np.float32(0)) - mean) / deviation
     else:
         dark, bright = bounds(values[head & scanned], settings.percentiles)
         channel = np.clip((values - dark) / (bright - dark), 0, np.float32(settings.ceiling))
@@ -80,6 +89,19 @@ def bounds(values: Array, percentiles: tuple[float, float]) -> tuple[np.float32,
     raise InputError(
         "The MR has the same value everywhere in the head, so that no contrast can be scaled: "
         "check that it is an MR of the head."
+    )
+
+
+def brain_moments(values: Array, brain: Mask) -> tuple[np.float32, np.float32]:
+    """Mean and standard deviation in the brain. Raises InputError when it is flat or absent."""
+    known = values[brain]
+    if known.size:
+        mean, deviation = np.float32(known.mean()), np.float32(known.std())
+        if np.isfinite(mean) and deviation > 0:
+            return mean, deviation
+    raise InputError(
+        "The MR shows no brain where the template has it, so that no contrast can be scaled: "
+        "check that it is an MR of the whole head."
     )
 
 

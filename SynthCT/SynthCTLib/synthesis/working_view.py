@@ -43,6 +43,8 @@ class WorkingView:
 
     ``region``: the head or body; ``kept``: the same with a margin, where the answer is kept.
     ``original`` is the grid of the input, ``canonical`` the same voxels in LPS axis order.
+    ``to_canvas`` takes points of the input to points of the canvas where they differ (template
+    space); then ``reach`` is what of it an answer can be given for, and ``brain`` where that is.
     """
 
     mr: Array
@@ -52,6 +54,9 @@ class WorkingView:
     grid: Grid
     canonical: Grid
     original: Grid
+    to_canvas: sitk.Transform | None = None
+    reach: Mask | None = None
+    brain: Mask | None = None
 
     @property
     def spacing_mm(self) -> float:
@@ -66,7 +71,9 @@ class WorkingView:
         where no voxel nearby is kept. Done in slabs: one copy at a time of a large input.
         """
         image = self._image(self._averaged(values))
-        same = np.allclose(self.grid.spacing_mm, self.canonical.spacing_mm, rtol=SAME_SPACING)
+        same = self.to_canvas is None and np.allclose(
+            self.grid.spacing_mm, self.canonical.spacing_mm, rtol=SAME_SPACING
+        )
         interpolator = sitk.sitkLinear
         if cubic and not same:
             image = sitk.BSplineDecomposition(image, 3)
@@ -81,13 +88,30 @@ class WorkingView:
         for first in range(z.start, z.stop, planes):
             slab = slice(first, min(first + planes, z.stop))
             grid = _part(self.canonical, (slab, y, x))
-            block = np.clip(_sampled(image, grid, interpolator, outside), low, high)
-            close = _sampled(near, grid, sitk.sitkNearestNeighbor, 0) > 0
+            block = np.clip(_sampled(image, grid, interpolator, outside, self.to_canvas), low, high)
+            close = _sampled(near, grid, sitk.sitkNearestNeighbor, 0, self.to_canvas) > 0
             canonical[slab, y, x] = np.where(close, block, np.float32(outside))
         return answer
 
+    def covers(self) -> Mask | None:
+        """``reach`` on the grid of the input; None for everywhere.
+
+        A canvas cut out of the input holds its whole region; the template's is cut below.
+        """
+        if self.reach is None:
+            return None
+        answer = np.zeros(self.original.size[::-1], np.uint8)
+        image = self._image(self.reach.astype(np.uint8))
+        in_lps(answer, self.original)[...] = _sampled(
+            image, self.canonical, sitk.sitkNearestNeighbor, 0, self.to_canvas
+        )
+        return answer > 0
+
     def _box(self, mask: npt.NDArray[np.uint8]) -> tuple[slice, slice, slice]:
         """The voxels of the input, in LPS axis order, among which a mask on the canvas lies."""
+        if self.to_canvas is not None:
+            x_size, y_size, z_size = self.canonical.size
+            return slice(0, z_size), slice(0, y_size), slice(0, x_size)
         axes = np.reshape(self.canonical.direction, (3, 3))
         offset = axes.T @ np.subtract(self.grid.origin_mm, self.canonical.origin_mm)
         box = []
@@ -149,13 +173,7 @@ def view_of(
         return placed(values, corner, sides)
 
     region_mask = np.asarray(cut(inside), bool)
-    kept = region_mask
-    if keep_margin_mm > 0:
-        radius = round(keep_margin_mm / spacing_mm)
-        ball = sitk.BinaryDilate(
-            sitk.GetImageFromArray(region_mask.astype(np.uint8)), [radius] * 3, sitk.sitkBall
-        )
-        kept = sitk.GetArrayFromImage(ball) > 0
+    kept = widened(region_mask, keep_margin_mm / spacing_mm)
     matrix = whole.grid.index_to_world
     origin = (matrix @ [*corner[::-1], 1.0])[:3]
     grid = Grid(
@@ -173,6 +191,17 @@ def view_of(
         canonical.grid,
         source.grid,
     )
+
+
+def widened(mask: Mask, voxels: float) -> Mask:
+    """A mask grown by a ball."""
+    if voxels <= 0:
+        return mask
+    ball = sitk.BinaryDilate(
+        sitk.GetImageFromArray(mask.astype(np.uint8)), [round(voxels)] * 3, sitk.sitkBall
+    )
+    grown: Mask = sitk.GetArrayFromImage(ball) > 0
+    return grown
 
 
 def placed(
@@ -224,11 +253,17 @@ def _part(grid: Grid, block: tuple[slice, slice, slice]) -> Grid:
     )
 
 
-def _sampled(image: sitk.Image, grid: Grid, interpolator: int, outside: float) -> Array:
+def _sampled(
+    image: sitk.Image,
+    grid: Grid,
+    interpolator: int,
+    outside: float,
+    transform: sitk.Transform | None,
+) -> Array:
     made = sitk.Resample(
         image,
         grid.size,
-        sitk.Transform(3, sitk.sitkIdentity),
+        transform or sitk.Transform(3, sitk.sitkIdentity),
         interpolator,
         grid.origin_mm,
         grid.spacing_mm,

@@ -29,16 +29,30 @@ class Overviews:
 
 
 @dataclass(frozen=True)
+class Residue:
+    """An answer is ``gain`` times the network's plus ``base`` (HU); of the shape of the targets."""
+
+    gain: Tensor
+    base: Tensor
+
+    def answer(self, hu: Tensor) -> Tensor:
+        """From what the network gives (HU) to the CT (HU)."""
+        return self.gain * hu + self.base
+
+
+@dataclass(frozen=True)
 class Batch:
     """Patches: ``images`` (n, channels, z, y, x), ``targets`` (HU) and ``weights`` (n, 1, z, y, x).
 
-    ``overviews`` is there for networks of two views.
+    ``overviews`` is there for networks of two views, ``residue`` for those that learn what a prior
+    lacks.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
     overviews: Overviews | None = None
+    residue: Residue | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Case:
     image: Tensor
     target: Tensor
     weight: Tensor
+    residue: Residue | None = None
 
 
 class Source(Protocol):

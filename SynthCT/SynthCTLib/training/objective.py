@@ -67,6 +67,8 @@ class Objective:
             else:
                 predicted, sketches = network(batch.images), []
         hu = self.hu(predicted[:, :1])
+        if batch.residue is not None:
+            hu = batch.residue.answer(hu)
         parts = {name: loss(hu, batch.targets, batch.weights) for name, _, loss in self.losses}
         weights = {name: weight for name, weight, _ in self.losses}
         if batch.overviews is not None and sketches:
@@ -97,7 +99,10 @@ class Objective:
                 predicted = sliding_window_inference(
                     case.image[None], self.patch, 1, network, 0.25, mode="gaussian"
                 )
-        hu = self.hu(predicted)[0, 0].clamp(self.output.low_hu, self.output.high_hu)
+        hu = self.hu(predicted)[0, 0]
+        if case.residue is not None:
+            hu = case.residue.answer(hu)
+        hu = hu.clamp(self.output.low_hu, self.output.high_hu)
         error = (hu - case.target).abs() * case.weight
         return float(error.sum() / case.weight.sum().clamp(min=1))
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 import torch
 from monai.data import PersistentDataset
 from monai.transforms import Compose, RandFlipd, RandWeightedCropd, SpatialPadd, Transform
@@ -37,11 +38,15 @@ from SynthCTLib.registration import (
     register_deformable,
     register_rigid,
 )
+from SynthCTLib.synthesis.atlas_prior import AtlasPrior, weights_of
+from SynthCTLib.synthesis.patchwise import check_space
 from SynthCTLib.synthesis.preparation import Preparation, prepare
+from SynthCTLib.synthesis.registry import Machine, open_model
+from SynthCTLib.synthesis.template import brain_on, onto_template, template_grid
 from SynthCTLib.synthesis.window import SIDE_MULTIPLE, START_MULTIPLE
-from SynthCTLib.training.examples import Batch, Case, Corner, Overviews
+from SynthCTLib.training.examples import Batch, Case, Corner, Overviews, Residue
 from SynthCTLib.training.pair_variation import PairVariation, varied
-from SynthCTLib.volume import AIR_HU, Role, Volume, sha256_of
+from SynthCTLib.volume import AIR_HU, Grid, Role, Volume, sha256_of
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 Count = Annotated[int, Field(ge=1)]
@@ -56,6 +61,8 @@ DEFORMATIONS = (
 BONE_HU = 300.0
 TISSUE_HU = -300.0
 NEARLY_AIR_HU = -900.0
+KEYS = ("image", "hu", "weight")
+RESIDUE_KEYS = ("gain", "base")  # see ``examples.Residue``
 LEAST_SIDE = 48  # of a volume that a network of two views is shown
 
 
@@ -63,7 +70,8 @@ LEAST_SIDE = 48  # of a volume that a network of two views is shown
 class PairSettings:
     """How pairs become patches.
 
-    ``spacing_mm``: cubic voxels; ``patch`` (z, y, x) in voxels; ``batch`` patches a step.
+    ``spacing_mm``: cubic voxels; ``space``: the MR's ``own``, or ``mni``, heads brought affinely
+    onto Colin 27 (Paper 2); ``patch`` (z, y, x) in voxels; ``batch`` patches a step.
     ``register``: ``rigid`` brings each CT onto its MR, ``deformable`` then follows what bent in
     between, for limbs; ``none`` takes them as they lie.
     ``bone_share`` of the patches are centred on bone, the rest anywhere in the body. ``mirror``:
@@ -86,6 +94,7 @@ class PairSettings:
     folds: Annotated[int, Field(ge=2)] = 5
     masked_loss: bool = False
     air_weight: Annotated[float, Field(gt=0)] = 1.0
+    space: Literal["own", "mni"] = "own"
     variation: PairVariation = field(default_factory=PairVariation)
 
 
@@ -166,16 +175,28 @@ class PairSource:
         progress: Progress,
         *,
         overviews: bool = False,
+        prior: AtlasPrior | None = None,
     ) -> None:
         self.settings, self.split, self.seed, self.device = settings, split, seed, device
         self.overviews = overviews
+        self._keys = (*KEYS, *RESIDUE_KEYS) if prior is not None else KEYS
+        by = settings.variation
+        try:
+            check_space(settings.space, preparation)
+        except ValueError as error:
+            raise InputError(f"The recipe cannot work: {error}.") from error
+        if prior is not None and (by.mirror or by.changes_shape or by.changes_contrast):
+            raise InputError(
+                "Pairs with an atlas prior are not varied: leave out variation, and mirror patches "
+                "with mirror."
+            )
         if overviews and any(side % START_MULTIPLE for side in settings.patch):
             raise InputError(
                 f"A patch of {settings.patch} voxels does not fit a network of two views: give "
                 f"multiples of {START_MULTIPLE}."
             )
         progress.stage("Preparing the pairs", 1.0)
-        items = {s.name: _item(s, settings, preparation) for s in subjects}
+        items = {s.name: item_of(s, settings, preparation, prior) for s in subjects}
         self._cases = PersistentDataset(
             [items[n] for n in split.validation], PreparedPair(), folder / "pairs"
         )
@@ -223,32 +244,32 @@ class PairSource:
             else:
                 self._random.set_random_state(seed=draw)
                 drawn.append(self._random(pair)[0])
-        images, hu, weights = (
-            torch.stack([torch.as_tensor(d[key]) for d in drawn]).to(self.device)
-            for key in ("image", "hu", "weight")
+        images, hu, weights, *residue = (
+            torch.stack([torch.as_tensor(d[key]) for d in drawn]).float().to(self.device)
+            for key in self._keys
         )
-        hu, weights = hu.float(), weights.float()
         weights = torch.where(hu > NEARLY_AIR_HU, weights, weights * self.settings.air_weight)
+        lacking = Residue(*residue) if residue else None
         if not self.overviews:
-            return Batch(images.float(), hu, weights)
+            return Batch(images, hu, weights, residue=lacking)
         pooled_images, targets, known = (
             tuple(part.to(self.device) for part in parts) for parts in zip(*seen, strict=True)
         )
         looks = Overviews(pooled_images, targets, known, tuple(range(count)), tuple(corners))
-        return Batch(images.float(), hu, weights, looks)
+        return Batch(images, hu, weights, looks, lacking)
 
     def cases(self) -> Iterator[Case]:
         """The validation subjects, whole."""
         for name, kept in zip(self.split.validation, self._cases, strict=True):
             pair = whole_volume(kept, self.settings.patch) if self.overviews else kept
-            image, hu, weight = (
-                torch.as_tensor(pair[key]).float().to(self.device)
-                for key in ("image", "hu", "weight")
+            image, hu, weight, *residue = (
+                torch.as_tensor(pair[key]).float().to(self.device) for key in self._keys
             )
-            yield Case(name, image, hu[0], weight[0])
+            lacking = Residue(residue[0][0], residue[1][0]) if residue else None
+            yield Case(name, image, hu[0], weight[0], lacking)
 
     def _varied(self, kept: Mapping[str, Any], draw: int) -> dict[str, Any]:
-        pair = {key: kept[key] for key in ("image", "hu", "weight", "centres")}
+        pair = {key: kept[key] for key in (*self._keys, "centres")}
         by = self.settings.variation
         if not (by.mirror or by.changes_shape or by.changes_contrast):
             return pair
@@ -274,7 +295,7 @@ class PairSource:
         return z, y, x
 
     def _patches(self) -> Compose:
-        keys, patch = ("image", "hu", "weight"), self.settings.patch
+        keys, patch = self._keys, self.settings.patch
         axis = {"z": 0, "y": 1, "x": 2}
         return Compose(
             [
@@ -291,7 +312,8 @@ def whole_volume(pair: Mapping[str, Any], patch: Corner) -> dict[str, Tensor]:
     Not scanned beyond, as where the model is used.
     """
     made = {}
-    for key, outside in (("image", 0.0), ("hu", AIR_HU), ("weight", 0.0), ("centres", 0.0)):
+    for key in (k for k in (*KEYS, *RESIDUE_KEYS, "centres") if k in pair):
+        outside = AIR_HU if key in ("hu", "base") else 0.0
         values = torch.as_tensor(pair[key]).float()
         padding: list[int] = []
         for n, side in zip(reversed(values.shape[1:]), reversed(patch), strict=True):
@@ -339,7 +361,8 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
 
     All (channels, z, y, x) in LPS order with cubic voxels. The CT is brought onto the MR and is
     -1000 HU where it was not scanned; weights are 0 there. ``fallback`` says in words where the
-    registration is another than was asked for. Raises InputError naming the subject.
+    registration is another than was asked for. With a prior also gain and base. Raises
+    InputError naming the subject.
     """
     settings: PairSettings = item["settings"]
     try:
@@ -353,13 +376,20 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
         elif settings.register == "deformable":
             found, fallback = followed(mr, ct)
             transform = found.transform
-        grid = isotropic_grid(mr.grid, settings.spacing_mm)
-        fine = resample(mr, grid)
-        hu = resample(ct, grid, transform=transform, interpolator=Interpolator.BSPLINE)
-        scanned = scanned_field(mr, grid).array > 0
-        both = scanned & (scanned_field(ct, grid, transform).array > 0)
-        region = _region(fine, item, settings)
-        channels = prepare(fine.array, scanned, region, item["preparation"])
+        place = _place(mr, settings)
+        grid = place.grid
+        fine = resample(mr, grid, transform=place.to_mr)
+        to_ct = transform
+        if place.to_mr is not None and transform is not None:
+            to_ct = sitk.CompositeTransform([transform, place.to_mr])
+        elif place.to_mr is not None:
+            to_ct = place.to_mr
+        hu = resample(ct, grid, transform=to_ct, interpolator=Interpolator.BSPLINE)
+        scanned = scanned_field(mr, grid, place.to_mr).array > 0
+        both = scanned & (scanned_field(ct, grid, to_ct).array > 0)
+        region = _region(mr, fine, place.to_mr, item, settings)
+        channels = prepare(fine.array, scanned, region, item["preparation"], brain=place.brain)
+        residue = _residue(mr, place, item["prior"]) if "prior" in item else {}
     except InputError as error:
         raise InputError(f"Subject {item['name']}: {error}") from error
     values = np.clip(hu.array, *settings.ct_range_hu)
@@ -373,7 +403,33 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
         "weight": torch.from_numpy(weight)[None],
         "centres": torch.from_numpy(centres.astype(np.float32))[None],
         "fallback": fallback,
+        **residue,
     }
+
+
+class _Place(NamedTuple):
+    """Where a subject is prepared: a grid, the way from there to the MR, and its brain if known."""
+
+    grid: Grid
+    to_mr: sitk.Transform | None
+    brain: npt.NDArray[np.bool_] | None
+
+
+def _place(mr: Volume, settings: PairSettings) -> _Place:
+    if settings.space == "own":
+        return _Place(isotropic_grid(mr.grid, settings.spacing_mm), None, None)
+    to_template = onto_template(mr, head_mask(mr), None, Progress())
+    grid = template_grid(settings.spacing_mm)
+    return _Place(grid, to_template.GetInverse(), brain_on(grid))
+
+
+def _residue(mr: Volume, place: _Place, prior: AtlasPrior) -> dict[str, Tensor]:
+    """Gain and base of a subject: Paper 2, equation 5, with the prior CT made from its MR."""
+    found = open_model(prior.model, Machine()).synthesize({Role.MR: mr}, Progress())
+    atlas = resample(found.volume, place.grid, transform=place.to_mr)
+    weights = weights_of(atlas, prior)
+    made = {"gain": weights.network, "base": weights.atlas * atlas.array}
+    return {key: torch.from_numpy(made[key].astype(np.float16))[None] for key in RESIDUE_KEYS}
 
 
 def followed(mr: Volume, ct: Volume) -> tuple[Registration, str]:
@@ -401,21 +457,36 @@ def _even(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     return mask * np.float32(1e6 / max(1, int(np.count_nonzero(mask))))
 
 
-def _region(mr: Volume, item: dict[str, Any], settings: PairSettings) -> npt.NDArray[np.bool_]:
+def _region(
+    mr: Volume,
+    fine: Volume,
+    to_mr: sitk.Transform | None,
+    item: dict[str, Any],
+    settings: PairSettings,
+) -> npt.NDArray[np.bool_]:
+    """Head or body on the grid of ``fine``; a head in template space is found in its own."""
     if item["mask"]:
-        mask = resample(read_volume(item["mask"], Role.MASK), mr.grid)
+        mask = resample(read_volume(item["mask"], Role.MASK), fine.grid, transform=to_mr)
         return np.asarray(mask.array > 0)
-    found = head_mask(mr) if settings.anatomy == "head" else body_contour(mr)
+    if to_mr is not None:
+        return np.asarray(resample(head_mask(mr), fine.grid, transform=to_mr).array > 0)
+    found = head_mask(fine) if settings.anatomy == "head" else body_contour(fine)
     return np.asarray(found.array > 0)
 
 
-def _item(subject: Subject, settings: PairSettings, preparation: Preparation) -> dict[str, Any]:
+def item_of(
+    subject: Subject,
+    settings: PairSettings,
+    preparation: Preparation,
+    prior: AtlasPrior | None = None,
+) -> dict[str, Any]:
     """What decides the prepared pair, and so the key it is kept under."""
     files = {"mr": subject.mr, "ct": subject.ct, "mask": subject.mask}
     return {
         "name": subject.name,
         "settings": settings,
         "preparation": preparation,
+        **({} if prior is None else {"prior": prior}),
         "hashes": [sha256_of(p) for p in files.values() if p is not None],
         **{role: path and str(path) for role, path in files.items()},
     }

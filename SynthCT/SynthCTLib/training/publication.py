@@ -75,6 +75,13 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
             f"{result.best_mae_hu:.1f} HU (no measure of accuracy)."
         )
     )
+    architecture = {"family": "patchwise", "settings": {**settings, **model.synthesis}}
+    if recipe.prior is not None:
+        prior = json.loads(json.dumps(asdict(recipe.prior)))
+        architecture = {
+            "family": "atlas_prior",
+            "settings": {"prior": prior, "network": architecture["settings"]},
+        }
     done = "all" if result.complete else f"stopped after {result.step}"
     return {
         "name": name,
@@ -82,7 +89,7 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
         "version": "1",
         "task": str(recipe.task),
         "licence": model.licence,
-        "architecture": {"family": "patchwise", "settings": {**settings, **model.synthesis}},
+        "architecture": architecture,
         "preprocessing": list(model.preprocessing),
         "training_data": [data.model_dump() for data in model.training_data],
         "measured_accuracy": [],

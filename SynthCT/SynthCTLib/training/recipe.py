@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from SynthCTLib.errors import InputError
 from SynthCTLib.resources import resource
+from SynthCTLib.synthesis.atlas_prior import AtlasPrior
 from SynthCTLib.synthesis.card import MODEL_NAME, DataSet
 from SynthCTLib.synthesis.preparation import Preparation
 from SynthCTLib.synthesis.task import Task
@@ -140,6 +141,7 @@ class Recipe(_Part):
     objective: Literal["patch", "two-view"] = "patch"
     source: SourcePart
     preparation: Preparation = Preparation()
+    prior: AtlasPrior | None = None
     losses: Annotated[tuple[LossPart, ...], Field(min_length=1)]
     adversary: AdversaryPart | None = None
     optimiser: OptimiserPart = OptimiserPart()

@@ -111,6 +111,11 @@ def open_source(
     if recipe.source.kind == "heads":
         from SynthCTLib.training.heads import HeadSettings, HeadSource
 
+        if recipe.prior is not None:
+            raise InputError(
+                f"Recipe {recipe.name} has an atlas prior, which needs the source pairs: "
+                "change the source, or leave out the prior."
+            )
         settings = _checked(HeadSettings, recipe.source.settings, recipe.name)
         return HeadSource(settings, request.data, folder, recipe.seed, device)
     from SynthCTLib.training.pairs import PairSettings, PairSource, find_subjects, split_of
@@ -131,6 +136,7 @@ def open_source(
         device,
         progress,
         overviews=recipe.objective == "two-view",
+        prior=recipe.prior,
     )
 
 
