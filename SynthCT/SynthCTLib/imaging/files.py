@@ -84,7 +84,8 @@ def read_volume(
 
     NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), Interfile (its header) and
     DICOM. The unit is the one given, else what DICOM tags or SynthCT's own note in the header say,
-    else the role's default. ``series`` names one of several DICOM series by its UID or modality.
+    else the role's default; one that contradicts the note is refused, because no value is converted
+    on reading a file. ``series`` names one of several DICOM series by its UID or modality.
     Values are int16 where the file has small integers, else float32; those of a mask are uint8, 0
     and 1.
 
@@ -224,13 +225,26 @@ def _read_file(path: Path, role: Role, unit: Unit | None) -> Volume:
     image, inspected, notes = _read_image(path)
     _require_place(image, path)
     said = _NOTES.fullmatch(notes)
-    if unit is None and said and said[1] == role and said[2] in list(Unit):
-        unit = Unit(said[2])
+    noted = _noted_unit(said, role)
+    if noted is not None and unit not in (None, noted):
+        raise InputError(
+            f"{path} notes that its values are in {noted}, and they were asked for in {unit}: "
+            "leave the unit out, or convert the values first."
+        )
+    unit = unit or noted
     files = [path, inspected.data] if inspected.data else [path]
     sources = tuple(Source(str(file), sha256_of(file)) for file in files)
     tags = {SYNTHETIC_TAG: "YES"} if said and said[3] and role in _IMAGES else {}
     provenance = Provenance(sources, inspected.steps, tags)
     return Volume(image, role, unit or DEFAULT_UNIT[role], provenance)
+
+
+def _noted_unit(said: re.Match[str] | None, role: Role) -> Unit | None:
+    """The unit that a file's own note states for a role; a PET may lie in either of its two."""
+    if said is None or said[2] not in list(Unit):
+        return None
+    pet = (Role.PET, Role.NAC_PET)
+    return Unit(said[2]) if said[1] == role or (said[1] in pet and role in pet) else None
 
 
 def _read_image(path: Path) -> tuple[sitk.Image, _Inspected, str]:

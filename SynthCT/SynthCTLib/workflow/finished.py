@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from SynthCTLib.errors import InputError, MissingModel
+from SynthCTLib.errors import InputError
 from SynthCTLib.export.origin import Origin
 from SynthCTLib.imaging.files import read_volume
-from SynthCTLib.synthesis.registry import find_card
 from SynthCTLib.volume import (
     SYNTHETIC_TAG,
     Provenance,
@@ -99,21 +98,11 @@ class FinishedJob:
             task=result.task,
             model=result.model,
             model_version=result.model_version,
-            model_files=self._model_files(),
+            model_files=result.model_files,
             transforms=transforms,
             registration=result.registration,
             job_sha256=self.sha256,
         )
-
-    def _model_files(self) -> Mapping[str, str]:
-        """Hashes of the model's files, nothing when the model here is another version or gone."""
-        if self.result.model is None:
-            return {}
-        try:
-            card = find_card(self.result.model)
-        except MissingModel:
-            return {}
-        return card.files if card.version == self.result.model_version else {}
 
 
 def _provenance(record: Mapping[str, Any]) -> Provenance:

@@ -122,6 +122,7 @@ def result_record(
         task=request.task,
         model=outcome.card.name if outcome.card else None,
         model_version=outcome.card.version if outcome.card else None,
+        model_files=dict(outcome.card.files) if outcome.card else {},
         outputs=outputs,
         findings=tuple(
             FindingRecord(severity=f.severity, rule=f.rule, subject=f.subject, message=f.message)

@@ -39,6 +39,7 @@ class JobResult(_Part):
     """The result of a finished job.
 
     ``notes`` is everything the user was told that is not a finding (fallbacks, guesses).
+    ``model_files`` are the SHA-256 of the weights or atlases that were used, by name;
     ``timings_s`` are seconds a stage; ``facts`` what the model says of this synthesis;
     ``registration`` how the reference was brought into place (None without a reference).
     """
@@ -48,6 +49,7 @@ class JobResult(_Part):
     task: str | None
     model: str | None
     model_version: str | None
+    model_files: dict[str, str] = {}
     outputs: dict[str, OutputFile]
     findings: tuple[FindingRecord, ...]
     notes: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from small_models import write_model
 
 from SynthCTLib.cli.main import run_command
 from SynthCTLib.errors import InputError, OutputError
@@ -22,8 +23,8 @@ from SynthCTLib.export.origin import Origin
 from SynthCTLib.export.parcel import is_untouched, packing
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.gate import inspect
-from SynthCTLib.synthesis.registry import find_card
-from SynthCTLib.volume import Grid, Role, Unit, Volume
+from SynthCTLib.resources import resource
+from SynthCTLib.volume import Grid, Role, Unit, Volume, sha256_of
 from SynthCTLib.workflow.finished import FinishedJob
 
 IMAGE_FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "metaimage": ".mha"}
@@ -118,17 +119,27 @@ def test_sidecar_tells_the_convention_the_model_and_the_source_but_not_the_patie
     assert "/home" not in text
 
 
-def test_origin_holds_the_hashes_of_the_models_files_of_that_version(job: Path) -> None:
-    card = find_card("atlas-fusion")
-    opened = FinishedJob.open(job)
-
-    def files(version: str) -> dict[str, str]:
-        result = opened.result.model_copy(update={"model": card.name, "model_version": version})
-        return dict(replace(opened, result=result).origin.model_files)
-
-    assert files(card.version) == card.files
-    assert card.files
-    assert files("another") == {}
+def test_export_names_the_weights_of_a_model_of_the_users_own(tmp_path: Path) -> None:
+    """They are those that the run used, whatever lies in the folder of models afterwards."""
+    models = tmp_path / "models"
+    mine = write_model(models, "mine", output={"scale": 10.0, "offset": 40.0, "high": 100.0})
+    weights = sha256_of(mine / "weights.safetensors")
+    head = resource("SampleData", "adult_t1_1.6mm_neck.nii.gz")
+    run = [
+        "run",
+        "--mr",
+        str(head),
+        "--model",
+        "mine",
+        "--models",
+        str(models),
+        "--no-bias-correction",
+    ]
+    assert run_command([*run, "-o", str(tmp_path / "job"), "--quiet"]) == 0
+    shutil.rmtree(models)
+    assert export(tmp_path / "job", "nifti", tmp_path / "out") == 0
+    sidecar = json.loads((tmp_path / "out" / "ct.json").read_text())
+    assert sidecar["model_files_sha256"] == {"weights.safetensors": weights}
 
 
 def test_exported_images_are_recognised_as_synthetic_by_the_gate(job: Path, tmp_path: Path) -> None:

@@ -124,7 +124,10 @@ def test_role_and_unit_are_in_the_header(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"pet{suffix}"
     write_volume(Volume(volume_on(random_grid(1)).image, Role.PET, Unit.BQ_PER_ML), path)
     assert read_volume(path, Role.PET).unit == Unit.BQ_PER_ML
-    assert read_volume(path, Role.PET, Unit.SUV).unit == Unit.SUV
+    assert read_volume(path, Role.PET, Unit.BQ_PER_ML).unit == Unit.BQ_PER_ML
+    assert read_volume(path, Role.NAC_PET).unit == Unit.BQ_PER_ML
+    with pytest.raises(InputError, match="are in Bq/ml, and they were asked for in SUV"):
+        read_volume(path, Role.PET, Unit.SUV)
     assert read_volume(path, Role.MR).unit == Unit.ARBITRARY  # the note is for another role
     if suffix.startswith(".nii"):
         assert nibabel.load(path).header["descrip"] == b"SynthCT role=pet unit=Bq/ml"
