@@ -35,6 +35,7 @@ SCRIPTS = (
     "metrics_speed.py",
     "metrics_agreement.py",
     "cohort.py",
+    "fdg_uptake.py",
 )
 
 

@@ -59,6 +59,17 @@ Hardware = Annotated[
     list[Path] | None,
     typer.Option(help="µ-map of table or coil, 1/cm, on the same grid; may be given repeatedly."),
 ]
+Pet = Annotated[
+    Path | None,
+    typer.Option(
+        help="The patient's PET, in the frame of the reference CT (without one, of the MR), for "
+        "the effect on PET; a usual FDG pattern if absent."
+    ),
+]
+PetEffect = Annotated[
+    bool,
+    typer.Option(help="Tell what an error, or without a reference the uncertainty, does to a PET."),
+]
 Masks = Annotated[
     list[str] | None,
     typer.Option("--mask", help="A further mask to evaluate in: NAME=FILE; may be repeated."),
@@ -134,6 +145,8 @@ def run(
     anatomy: Annotated[Anatomy | None, typer.Option(help="Masks to evaluate in.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="N4 bias correction of the MR.")] = True,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    pet: Pet = None,
+    pet_effect: PetEffect = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for atlases made once.")] = None,
@@ -158,6 +171,7 @@ def run(
         "transform": transform and transform.absolute(),
         "bias_correction": bias_correction,
         "remove_table": remove_table,
+        "pet_effect": pet_effect,
         "convention": convention,
         "anatomy": anatomy,
         "device": device,
@@ -169,7 +183,7 @@ def run(
         "keep_work": keep_work,
     }
     if manifest is not None:
-        if mr or pet_nac or ct or reference_ct or subject or series:
+        if mr or pet_nac or ct or reference_ct or pet or subject or series:
             raise InputError("With --manifest the images are named in it: leave out the others.")
         options["report"] = reports
         spread = _Spread(manifest, processes, scheduler, strata, figure)
@@ -184,6 +198,8 @@ def run(
     inputs = {slot: {"path": path.absolute(), "series": series}}
     if reference_ct is not None:
         inputs[Slot.REFERENCE_CT] = {"path": reference_ct.absolute()}
+    if pet is not None:
+        inputs[Slot.PET] = {"path": pet.absolute()}
     _do_job(
         output,
         {
@@ -214,6 +230,8 @@ def evaluate(
     anatomy: Annotated[Anatomy, typer.Option(help="Masks to evaluate in.")] = Anatomy.HEAD,
     mask: Masks = None,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    pet: Pet = None,
+    pet_effect: PetEffect = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
     manifest: Manifest = None,
@@ -231,13 +249,14 @@ def evaluate(
         "registration": registration,
         "transform": transform and transform.absolute(),
         "remove_table": remove_table,
+        "pet_effect": pet_effect,
         "convention": convention,
         "anatomy": anatomy,
         "threads": threads,
         "masks": _masks(mask),
     }
     if manifest is not None:
-        if reference or synthetic or mr or subject:
+        if reference or synthetic or mr or pet or subject:
             raise InputError("With --manifest the images are named in it: leave out the others.")
         options |= {"images": keep_images, "report": reports}
         spread = _Spread(manifest, processes, scheduler, strata, figure)
@@ -251,6 +270,8 @@ def evaluate(
     }
     if mr is not None:
         inputs["mr"] = {"path": mr.absolute()}
+    if pet is not None:
+        inputs["pet"] = {"path": pet.absolute()}
     _do_job(
         output,
         {

@@ -22,6 +22,7 @@ from SynthCTLib.physics.reconstruction import (
     reconstructed,
     simulated_scan,
 )
+from SynthCTLib.progress import Progress
 from SynthCTLib.volume import Step, Unit, Volume
 
 LIMITS_PERCENT = (5.0, 10.0, 15.0)
@@ -112,6 +113,7 @@ def pet_effect(
     activity: Volume,
     options: PetEffectOptions | None = None,
     device: str = "cpu",
+    progress: Progress | None = None,
 ) -> PetEffect:
     """The relative difference that a µ-map makes to a PET, against its reference (both 1/cm).
 
@@ -121,11 +123,16 @@ def pet_effect(
     InputError as ``simulated_scan`` and ``reconstructed``.
     """
     options = options or PetEffectOptions()
+    progress = progress or Progress()
     mu.require_unit(Unit.PER_CM)
     mu.require_grid_of(reference_mu)
+    progress.stage("Scanning in silico", 0.3)
     scan = simulated_scan(activity, reference_mu, options.scan, device)
+    progress.stage("Reconstructing with the reference", 0.35)
     reference = reconstructed(scan, reference_mu, options.reconstruction)
+    progress.stage("Reconstructing with the µ-map", 0.35)
     pet = reconstructed(scan, mu, options.reconstruction)
+    progress.update(1.0)
     counted = _counted(reference.array, options.least_activity)
     difference = np.zeros(counted.shape, np.float32)
     base = reference.array[counted].astype(np.float64)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.gate import Finding
 from SynthCTLib.metrics.evaluation import Evaluation
+from SynthCTLib.metrics.pet import PetJudgement
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration.quality import Registration
 from SynthCTLib.synthesis.synthesizer import Anatomy
@@ -38,10 +39,12 @@ class ReportContent:
 
     ``region`` is the mask of the part of the body that ``anatomy`` names (the head, or the body
     contour of a limb), and the row of the evaluation that bears its name ("head", "body") is the
-    one that is judged. ``scanned`` is where the reference scan reached, ``registration`` how it
+    one that is judged. ``pet`` is what the difference, or the uncertainty, does to a PET, on a grid
+    of its own. ``scanned`` is where the reference scan reached, ``registration`` how it
     was brought onto the grid. ``convention`` names the HU to µ conversion of the µ-map, whose
     row is marked in ``mu_table``. ``model`` holds the facts of the model card by their title
-    ("Name" and "Version" are quoted in the methods), ``sources`` the files by what they are,
+    ("Name" and "Version" are quoted in the methods), ``resampled`` the inputs that
+    were interpolated to be compared, ``sources`` the files by what they are,
     ``versions`` those of the software by its name ("SynthCT" is quoted).
 
     Raises InputError for a volume in the wrong unit or on another grid.
@@ -56,6 +59,7 @@ class ReportContent:
     difference: Volume | None = None
     mu_map: Volume | None = None
     uncertainty: Volume | None = None
+    pet: PetJudgement | None = None
     coverage: Volume | None = None
     region: Volume | None = None
     scanned: Volume | None = None
@@ -67,6 +71,7 @@ class ReportContent:
     convention: str | None = None
     registration: Registration | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
+    resampled: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     timings_s: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

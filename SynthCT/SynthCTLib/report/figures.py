@@ -31,6 +31,7 @@ from SynthCTLib.report.planes import Plane, View
 from SynthCTLib.volume import Volume
 
 DIFFERENCE_LIMIT_HU = 500.0  # the same in every report, so that patients can be compared
+PET_LIMIT_PERCENT = 15.0
 DISCLAIMER = "SynthCT: research use only, not for diagnosis"
 
 # Blue and orange of Okabe and Ito's palette (2008): told apart in every form of colour blindness.
@@ -95,6 +96,18 @@ class Look:
         """Red where the synthetic CT is too dense, blue where not dense enough."""
         limit = DIFFERENCE_LIMIT_HU
         return Look("Difference, synthetic minus reference CT", "RdBu_r", -limit, limit, "HU")
+
+    @staticmethod
+    def pet_difference() -> Look:
+        """Red where a PET comes out too high, blue where too low."""
+        limit = PET_LIMIT_PERCENT
+        return Look("Effect on a PET, relative to the reference CT", "RdBu_r", -limit, limit, "%")
+
+    @staticmethod
+    def pet_uncertainty() -> Look:
+        """What one standard deviation of the model makes of a PET."""
+        title = "Uncertainty of a PET, from that of the model"
+        return Look(title, "inferno", 0.0, PET_LIMIT_PERCENT, "% (1 SD)")
 
     @staticmethod
     def mu() -> Look:

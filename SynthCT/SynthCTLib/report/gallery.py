@@ -11,10 +11,11 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from SynthCTLib.imaging.grids import resample, scanned_field
+from SynthCTLib.imaging.grids import Interpolator, resample, scanned_field
 from SynthCTLib.imaging.masks import BONE_HU
 from SynthCTLib.metrics.errors import difference
 from SynthCTLib.metrics.histogram import hu_histogram
+from SynthCTLib.metrics.pet import PetJudgement, PetKind
 from SynthCTLib.report import figures
 from SynthCTLib.report.content import ReportContent
 from SynthCTLib.report.figures import Look, Outline, Shown, chart_png, film_png
@@ -159,8 +160,8 @@ def _images(content: ReportContent, scene: _Scene) -> Iterator[Picture]:
             "reference_bone",
             figures.planes_row(view, reference, Look.bone("Reference CT"), shown=scanned),
             "the reference CT in a bone window",
-            "A real CT of the same person, on the grid of the synthetic CT: compare it with the "
-            "row above.",
+            "The CT that is taken for the truth, on the grid of the synthetic CT: compare it with "
+            "the row above.",
         )
     yield _picture(
         scene,
@@ -178,7 +179,7 @@ def _images(content: ReportContent, scene: _Scene) -> Iterator[Picture]:
             "reference_soft_tissue",
             figures.planes_row(view, reference, Look.soft_tissue("Reference CT"), shown=scanned),
             "the reference CT in a soft-tissue window",
-            "The real CT in the same window.",
+            "The reference CT in the same window.",
         )
     if scene.difference is not None:
         compared = Shown(scene.region & scene.scanned, "not compared")
@@ -197,6 +198,8 @@ def _images(content: ReportContent, scene: _Scene) -> Iterator[Picture]:
             "red and blue lines side by side along the bone are a shift of a millimetre or less; "
             "broad patches are errors. Beyond ±500 HU the colour stays the same.",
         )
+        if content.pet is not None and content.pet.kind is PetKind.DIFFERENCE:
+            yield _pet(scene, content.pet)
     if scene.mu_map is not None:
         by = f" by the convention {content.convention}" if content.convention else ""
         yield _picture(
@@ -222,6 +225,36 @@ def _images(content: ReportContent, scene: _Scene) -> Iterator[Picture]:
             "Bright: the model's own sources disagree there by that many HU. It is no measured "
             "error: where all sources are wrong together, it is dark.",
         )
+        if content.pet is not None and content.pet.kind is PetKind.UNCERTAINTY:
+            yield _pet(scene, content.pet)
+
+
+def _pet(scene: _Scene, pet: PetJudgement) -> Picture:
+    """The change of a PET on its own, coarse voxels."""
+    grid = scene.synthetic.grid
+    nearest = Interpolator.NEAREST
+    values = resample(pet.map, grid, interpolator=nearest)
+    counted = resample(pet.counted, grid, interpolator=nearest).array > 0
+    spacing = " x ".join(f"{s:.1f}" for s in pet.map.grid.spacing_mm)
+    if pet.kind is PetKind.DIFFERENCE:
+        look, shows = Look.pet_difference(), "the effect of the difference on a PET"
+        caption = (
+            "How much a PET changes that is corrected with the synthetic instead of the reference "
+            "CT: red too high, blue too low. A large error of HU beside an organ may do little "
+            "here, a small one all along a bone much."
+        )
+    else:
+        look, shows = Look.pet_uncertainty(), "the uncertainty of a PET"
+        caption = (
+            "How far a PET would move if every voxel of the synthetic CT were off by its stated "
+            "uncertainty in the same direction: the worst case, and no better than what the model "
+            "states."
+        )
+    figure = figures.planes_row(scene.view, values, look, shown=Shown(counted, "not counted"))
+    return _picture(
+        scene, f"pet_{pet.kind}", figure, shows,
+        f"{caption} Simulated on voxels of {spacing} mm with {pet.activity}.",
+    )  # fmt: skip
 
 
 def _outline(scene: _Scene, under: Volume) -> Picture:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from SynthCTLib.errors import OutputError
 from SynthCTLib.imaging.gate import Severity
 from SynthCTLib.metrics.evaluation import Evaluation, MaskFigures
+from SynthCTLib.metrics.pet import PetJudgement, PetKind
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.report.content import Kind, ReportContent
 from SynthCTLib.report.gallery import Gallery, gallery_of
@@ -153,6 +154,8 @@ _MEASURES = (
 _CLASS_WORDS = {"air": "air", "fat": "fat", "soft": "soft tissue"}  # bone has rows of its own
 _AIRY_HU = 200.0  # below it µ is next to nothing, and an error relative to it means little
 
+_INPUT_WORDS = {"reference_ct": "reference CT", "mr": "MR"}
+
 _LEVEL_WORDS = {
     Level.SOUND: ("sound", "✓", "Fine"),
     Level.NOTE: ("note", "i", "Note"),
@@ -204,6 +207,7 @@ def _page(content: ReportContent, gallery: Gallery) -> str:
         literature=(SOURCE, SOURCE_2),
         citations=CITATIONS if content.evaluation is not None else (),
         mu=_mu_table(content.mu_table, content.convention),
+        pet=None if content.pet is None else _pet_table(content.pet),
         methods=methods_paragraph(content),
         has_provenance=any((content.sources, content.steps, content.timings_s, content.versions)),
     )
@@ -231,7 +235,11 @@ def _tiles(facts: Facts) -> list[tuple[str, str]]:
             (_number(facts.figures.jaccard_bone, ".2f"), "bone overlap (Jaccard)"),
             (f"{_number(facts.figures.mu_rmae_percent, '.1f')} %", "error of attenuation, 511 keV"),
         ]
-    elif facts.uncertainty_hu is not None:
+    if facts.pet is not None:
+        of = "effect on a PET" if facts.pet_kind is PetKind.DIFFERENCE else "uncertainty of a PET"
+        where = facts.pet.mask.replace("_", " ")
+        tiles.append((f"{facts.pet.mae_percent:.1f} %", f"{of}, {where} (simulated)"))
+    if facts.figures is None and facts.uncertainty_hu is not None:
         tiles.append((f"± {facts.uncertainty_hu:.0f} HU", "uncertainty the model states"))
     return tiles
 
@@ -369,6 +377,29 @@ def _mu_table(table: tuple[TissueMu, ...], used: str | None) -> dict[str, Any] |
     }
 
 
+def _pet_table(pet: PetJudgement) -> dict[str, Any]:
+    """Masks down; mean, spread and the shares beyond across."""
+    limits = list(pet.rows[0].beyond) if pet.rows else []
+    rows = [
+        (
+            _mask_title(row.mask),
+            [
+                _number(row.mean_percent, "+.1f"),
+                _number(row.sd_percent, ".1f"),
+                _number(row.mae_percent, ".1f"),
+                *(_number(100 * row.beyond[limit], ".1f") for limit in limits),
+            ],
+        )
+        for row in pet.rows
+    ]
+    return {
+        "is_difference": pet.kind is PetKind.DIFFERENCE,
+        "limits": [f"{limit:g}" for limit in limits],
+        "rows": rows,
+        "activity": pet.activity,
+    }
+
+
 def methods_paragraph(content: ReportContent) -> str:
     """How the result was made, in sentences for a paper or a protocol."""
     version = content.versions.get("SynthCT", "")
@@ -390,6 +421,13 @@ def methods_paragraph(content: ReportContent) -> str:
             f"{content.registration.kind} transform (normalised mutual information "
             f"{quality.mutual_information:.2f}, overlap {100 * quality.overlap:.0f} %)."
         )
+    if content.resampled:
+        names = " and ".join(_INPUT_WORDS.get(name, name) for name in content.resampled)
+        verb = "was" if len(content.resampled) == 1 else "were"
+        sentences.append(
+            f"The {names} {verb} interpolated onto the grid of the synthetic CT (CT by cubic "
+            "B-splines, MR linearly)."
+        )
     if content.convention is not None:
         sentences.append(
             "HU were converted to linear attenuation coefficients at 511 keV by the convention "
@@ -406,7 +444,24 @@ def methods_paragraph(content: ReportContent) -> str:
             f"response was compared on {content.evaluation.lines.lines} parallel lines in axial "
             "planes."
         )
+    if content.pet is not None:
+        sentences.append(_pet_words(content.pet))
     return " ".join(sentences)
+
+
+def _pet_words(pet: PetJudgement) -> str:
+    spacing = " x ".join(f"{s:.1f}" for s in pet.map.grid.spacing_mm)
+    made = "with the µ-maps of the reference and of the synthetic CT"
+    if pet.kind is PetKind.UNCERTAINTY:
+        made = (
+            "with the µ-map of the synthetic CT and with those of the synthetic CT plus and minus "
+            "its stated standard deviation, half their difference being taken as that of the PET"
+        )
+    return (
+        f"The effect on PET was simulated in direct planes on voxels of {spacing} mm without "
+        f"scatter, randoms and noise ({pet.activity}): attenuated line integrals were "
+        f"reconstructed {made} (ordered-subsets EM, 4 iterations of 12 subsets, smoothed to 6 mm)."
+    )
 
 
 def _step_words(step: Step) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from SynthCTLib.imaging.gate import Severity
 from SynthCTLib.imaging.masks import BONE_HU
 from SynthCTLib.metrics.evaluation import MaskFigures
+from SynthCTLib.metrics.pet import PetJudgement, PetKind, PetRow
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration.quality import Kind as RegistrationKind
 from SynthCTLib.registration.quality import Registration
@@ -36,6 +37,9 @@ LEAST_BONE_SHARE = 0.01
 # NIST XCOM with ICRU 44 compositions at 511 keV: adipose tissue 0.0913, soft tissue 0.1008 1/cm;
 # half a percent is left for the rounding of the published conversions.
 SOFT_TISSUE_MU_PER_CM = (0.0908, 0.1013)
+# Ladefoged et al., NeuroImage 147 (2017) 346: eleven methods of brain PET/MR, judged by 5 %.
+PET_ACCEPTED_PERCENT = 5.0
+PET_FAR_PERCENT = 10.0
 SOFT_TISSUE = "soft_tissue"  # name of the mask in the table of attenuation
 
 
@@ -85,6 +89,8 @@ class Facts:
     has_reference: bool = False
     figures: MaskFigures | None = None
     soft_tissue_mu_per_cm: float | None = None
+    pet: PetRow | None = None
+    pet_kind: PetKind = PetKind.DIFFERENCE
     registration: Registration | None = None
 
 
@@ -117,6 +123,8 @@ def facts_of(content: ReportContent) -> Facts:
         has_reference=content.reference is not None,
         figures=next((r for r in rows if r.mask == content.anatomy and r.voxels), None),
         soft_tissue_mu_per_cm=_soft_tissue_mu(content.mu_table, content.convention),
+        pet=None if content.pet is None else _pet_row(content.pet, content.anatomy),
+        pet_kind=PetKind.DIFFERENCE if content.pet is None else content.pet.kind,
         registration=content.registration,
     )
 
@@ -124,6 +132,11 @@ def facts_of(content: ReportContent) -> Facts:
 def _share(part: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> float | None:
     voxels = int(np.count_nonzero(whole))
     return int(np.count_nonzero(part)) / voxels if voxels else None
+
+
+def _pet_row(pet: PetJudgement, anatomy: Anatomy) -> PetRow | None:
+    """The brain's, which a PET of a head is made for, else that of the whole."""
+    return pet.row("brain") or pet.row(anatomy)
 
 
 def _soft_tissue_mu(table: tuple[TissueMu, ...], convention: str | None) -> float | None:
@@ -179,6 +192,8 @@ def _statements(facts: Facts) -> Iterator[Statement]:
         )
     if facts.figures is not None:
         yield from _of_accuracy(facts.figures, facts.anatomy)
+    if facts.pet is not None:
+        yield _of_pet(facts.pet, facts.pet_kind, facts.anatomy)
     if not facts.has_reference:
         yield Statement(
             Level.NOTE,
@@ -282,6 +297,27 @@ def _against(published: Published, value: float, words: str) -> Statement:
         level, compared = Level.DOUBT, "far worse than in"
     return Statement(
         level, f"{words}: {compared} a published study ({published.text}, other scanners)."
+    )
+
+
+def _of_pet(row: PetRow, kind: PetKind, anatomy: Anatomy) -> Statement:
+    where = row.mask.replace("_", " ")
+    if kind is PetKind.UNCERTAINTY:
+        words = f"Were all of the synthetic CT off by its stated uncertainty, a PET of the {where}"
+    else:
+        words = f"A PET of the {where} that is made with it"
+    words += f" would be off by {row.mae_percent:.1f} % on average (simulated)"
+    share = f"{percent(row.beyond[PET_FAR_PERCENT])} of its voxels by more than 10 %"
+    if anatomy is not Anatomy.HEAD:
+        return Statement(Level.NOTE, f"{words}, {share}. No published limit is at hand.")
+    if row.mae_percent > PET_ACCEPTED_PERCENT:
+        level, compared = Level.CAUTION, "more than"
+    else:
+        level, compared = Level.SOUND, "within"
+    return Statement(
+        level,
+        f"{words}, {compared} the 5 % that a study of eleven methods of brain PET/MR called "
+        f"acceptable; {share}.",
     )
 
 

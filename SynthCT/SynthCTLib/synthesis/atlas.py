@@ -39,7 +39,7 @@ from SynthCTLib.registration import (
 from SynthCTLib.synthesis.atlas_pairs import LEAST_LIKENESS, Atlas, open_atlases
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis, input_of
 from SynthCTLib.volume import AIR_HU, Grid, Role, Step, Volume
 
 Array = npt.NDArray[np.float32]
@@ -132,6 +132,7 @@ class AtlasSynthesizer:
                 "atlases": facts,
                 "template_mutual_information": round(affine.quality.mutual_information, 4),
             },
+            {Anatomy.HEAD: canonical.restore(head)},
         )
         progress.update(1.0)
         return answer

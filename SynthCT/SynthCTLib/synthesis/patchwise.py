@@ -36,7 +36,7 @@ from SynthCTLib.synthesis.engines import (
 from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis, input_of
 from SynthCTLib.synthesis.weights import load_weights
 from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, fitted, slide
 from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
@@ -53,6 +53,7 @@ PRECISION_LIMIT_HU = 2.0
 STATED_UNIT_HU = 1000.0
 LOG_ERROR_RANGE = (-7.0, 1.0)  # of the stated error: 0.9 to 2700 HU, as in training
 AXES = "zyx"
+ANATOMY = {Region.HEAD: Anatomy.HEAD, Region.BODY: Anatomy.BODY}
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,8 @@ class PatchwiseSynthesizer:
         coverage = source.with_array(known, role=Role.MASK, unit=Unit.ARBITRARY, step=step)
         progress.update(1.0)
         facts = {**computed.facts, "working_grid": [*work.grid.size], "spacing_mm": work.spacing_mm}
-        return Synthesis(volume, coverage, uncertainty, facts)
+        found = {} if work.found is None else {ANATOMY[self.settings.region]: work.found}
+        return Synthesis(volume, coverage, uncertainty, facts, found)
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,16 @@ class Synthesis:
 
     ``coverage`` (mask) is where the answer is founded on data: outside it nothing is claimed and a
     CT holds -1000 HU. ``uncertainty`` is a standard deviation in the unit of ``volume``, or None.
-    ``facts`` are plain JSON values on how the answer came about.
+    ``facts`` are plain JSON values on how the answer came about. ``found`` holds the mask of the
+    head or of the body where the model had to find it in the very voxels of its input: the same as
+    ``imaging.masks`` finds there, to spare doing it twice.
     """
 
     volume: Volume
     coverage: Volume
     uncertainty: Volume | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[Anatomy, Volume] = field(default_factory=dict)
 
 
 class Synthesizer(Protocol):

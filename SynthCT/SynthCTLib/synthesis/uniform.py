@@ -16,7 +16,7 @@ from SynthCTLib.imaging.masks import body_contour
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis, input_of
 from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
 
 
@@ -46,7 +46,8 @@ class UniformSynthesizer:
         volume = source.with_array(hu, role=Role.CT, unit=Unit.HU, step=step)
         everywhere = source.mask(np.ones(hu.shape, bool))
         progress.update(1.0)
-        return Synthesis(volume, everywhere, None, {"tissue_hu": self.settings.tissue_hu})
+        facts = {"tissue_hu": self.settings.tissue_hu}
+        return Synthesis(volume, everywhere, None, facts, {Anatomy.BODY: body})
 
 
 def build(card: ModelCard, machine: Machine) -> UniformSynthesizer:

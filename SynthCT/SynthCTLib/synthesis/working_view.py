@@ -45,6 +45,7 @@ class WorkingView:
     ``original`` is the grid of the input, ``canonical`` the same voxels in LPS axis order.
     ``to_canvas`` takes points of the input to points of the canvas where they differ (template
     space); then ``reach`` is what of it an answer can be given for, and ``brain`` where that is.
+    ``found`` is the mask of the region on the input, None where it was found on other voxels.
     """
 
     mr: Array
@@ -57,6 +58,7 @@ class WorkingView:
     to_canvas: sitk.Transform | None = None
     reach: Mask | None = None
     brain: Mask | None = None
+    found: Volume | None = None
 
     @property
     def spacing_mm(self) -> float:
@@ -151,7 +153,8 @@ def view_of(
 
     Raises InputError when no head or body is found.
     """
-    canonical = to_lps(source).volume
+    reoriented = to_lps(source)
+    canonical = reoriented.volume
     fine = _means(canonical, spacing_mm)
     work = isotropic_grid(canonical.grid, spacing_mm)
     if np.allclose(fine.grid.spacing_mm, spacing_mm, rtol=SAME_SPACING):
@@ -159,11 +162,14 @@ def view_of(
     else:
         whole = resample(fine, work)
     scanned = scanned_field(fine, whole.grid).array > 0
+    found = None
     if region == Region.FIELD:
         inside = scanned
     else:
-        find = head_mask if region == Region.HEAD else body_contour
-        inside = find(whole).array > 0
+        outline = (head_mask if region == Region.HEAD else body_contour)(whole)
+        inside = outline.array > 0
+        if whole.grid == canonical.grid:
+            found = reoriented.restore(outline)
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     margin = round(crop_margin_mm / spacing_mm)
     sides = canvas_sides([s.stop - s.start + 2 * margin for s in box], patch)
@@ -190,6 +196,7 @@ def view_of(
         grid,
         canonical.grid,
         source.grid,
+        found=found,
     )
 
 

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from SynthCTLib.imaging.gate import Finding
 from SynthCTLib.metrics.evaluation import Evaluation
+from SynthCTLib.metrics.pet import PetJudgement
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration import Registration
 from SynthCTLib.report import Kind, ReportContent
@@ -29,7 +30,12 @@ from SynthCTLib.workflow.result import (
 
 @dataclass
 class Outcome:
-    """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``)."""
+    """What a run has made so far, in memory. Images by output name (``ct``, ``masks/head``).
+
+    ``resampled`` names the inputs that were interpolated onto the synthetic CT's grid to be
+    compared. ``judged`` is where the synthetic CT is held against the reference: scanned, and
+    covered.
+    """
 
     volumes: dict[str, Volume] = field(default_factory=dict)
     transforms: dict[str, sitk.Transform] = field(default_factory=dict)
@@ -38,6 +44,9 @@ class Outcome:
     evaluation: Evaluation | None = None
     mu_by_tissue: tuple[TissueMu, ...] = ()
     region: Volume | None = None
+    resampled: list[str] = field(default_factory=list)
+    judged: Volume | None = None
+    pet: PetJudgement | None = None
     anatomy: Anatomy = Anatomy.HEAD
     card: ModelCard | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -66,6 +75,8 @@ def report_content(
         region=outcome.region,
         scanned=volumes.get("masks/scanned"),
         evaluation=outcome.evaluation,
+        pet=outcome.pet,
+        resampled=tuple(outcome.resampled),
         findings=tuple(outcome.findings),
         notes=notes,
         model=card_facts(outcome.card) if outcome.card else {},

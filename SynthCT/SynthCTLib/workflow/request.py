@@ -62,7 +62,8 @@ class Options(_Part):
     ``engine`` and ``precision``: of a network, see ``synthesis.engines``.
     ``cache_dir``: a folder that outlives the job, None for none. ``models_dir``: the folder of the
     user's own models, None for none. ``masks``: further masks to evaluate in, by name, each a file
-    in the frame of the synthetic CT. ``images`` and ``report``: False writes none.
+    in the frame of the synthetic CT. ``pet_effect``: tell what an error, or the uncertainty, does
+    to a PET. ``images`` and ``report``: False writes none.
     """
 
     registration: Literal["rigid", "none"] = "rigid"
@@ -79,6 +80,7 @@ class Options(_Part):
     cache_dir: Path | None = None
     models_dir: Path | None = None
     keep_work: bool = False
+    pet_effect: bool = True
     images: bool = True
     report: bool = True
     masks: dict[Annotated[str, Field(pattern=MASK_NAME)], Path] = {}

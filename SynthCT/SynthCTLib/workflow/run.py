@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +54,7 @@ from SynthCTLib.volume import Grid, Role, Step, Volume
 from SynthCTLib.workflow.device import choose_device
 from SynthCTLib.workflow.folder import JobFolder
 from SynthCTLib.workflow.outcome import Outcome, report_content, result_record
+from SynthCTLib.workflow.pet import judge_for_pet
 from SynthCTLib.workflow.request import JobRequest, Slot
 from SynthCTLib.workflow.result import (
     JobResult,
@@ -122,11 +123,15 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
         read_slot(job, Slot.REFERENCE_CT, progress) if Slot.REFERENCE_CT in request.inputs else None
     )
 
+    pet = read_pet(job, progress)
+
     progress.stage("Checking the inputs", 0.04)
     admit(outcome, progress, source, card.tested)
     if reference is not None:
         admit(outcome, progress, reference, None)
         consider(outcome, progress, inspect_pair(source, reference, registered=in_place(request)))
+    if pet is not None:
+        admit_pet(outcome, progress, pet, source if reference is None else reference)
 
     prepared = source
     if source.role == Role.MR and options.bias_correction:
@@ -153,15 +158,18 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
 
     progress.stage("Masks", 0.05)
     anatomy = options.anatomy or (Anatomy.HEAD if card.tested.anatomy == "head" else Anatomy.BODY)
-    region = region_of(prepared, anatomy, options.head_field_mm)
+    region = region_of(prepared, anatomy, options.head_field_mm, made.found.get(anatomy))
     outcome.anatomy = anatomy
     add_mu_map(outcome, made.volume, region, options.convention)
     if reference is not None:
         compare(
-            job, outcome, prepared, reference, region, anatomy, progress.within("Comparing", 0.2)
+            job, outcome, prepared, reference, region, anatomy, progress.within("Comparing", 0.15)
         )
     else:
         outcome.volumes.update(tissue_masks(made.volume, region, anatomy))
+    if options.pet_effect:
+        inner = progress.within("Effect on PET", 0.05)
+        judge_for_pet(outcome, pet, options.convention, inner)
 
 
 def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
@@ -171,12 +179,18 @@ def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     synthetic = read_slot(job, Slot.SYNTHETIC_CT, progress)
     reference = read_slot(job, Slot.REFERENCE_CT, progress)
     mr = read_slot(job, Slot.MR, progress) if Slot.MR in request.inputs else None
+    pet = read_pet(job, progress)
     progress.stage("Checking the inputs", 0.1)
     for volume in (synthetic, reference, *([mr] if mr is not None else [])):
         admit(outcome, progress, volume, None)
     consider(outcome, progress, inspect_pair(synthetic, reference, registered=in_place(request)))
+    if pet is not None:
+        admit_pet(outcome, progress, pet, reference)
     if mr is not None:
-        mr = mr if mr.grid.matches(synthetic.grid) else resample(mr, synthetic.grid)
+        if not mr.grid.matches(synthetic.grid):
+            progress.say(onto_grid("MR", mr, synthetic.grid))
+            outcome.resampled.append(Slot.MR.value)
+            mr = resample(mr, synthetic.grid)
         outcome.volumes["mr"] = mr
     outcome.volumes["ct"] = synthetic
     anatomy = options.anatomy or Anatomy.HEAD
@@ -184,8 +198,10 @@ def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
     outcome.anatomy = anatomy
     add_mu_map(outcome, synthetic, region, options.convention)
     compare(
-        job, outcome, mr or synthetic, reference, region, anatomy, progress.within("Comparing", 0.8)
+        job, outcome, mr or synthetic, reference, region, anatomy, progress.within("Comparing", 0.7)
     )
+    if options.pet_effect:
+        judge_for_pet(outcome, pet, options.convention, progress.within("Effect on PET", 0.1))
 
 
 def compare(
@@ -206,15 +222,19 @@ def compare(
         progress.stage("Removing the table", 0.15)
         reference = remove_table(reference).volume
     transform = sitk.Transform(3, sitk.sitkIdentity)
+    same = options.transform is None and reference.grid.matches(synthetic.grid)
     if options.transform is not None:
         progress.stage("Reading the transform", 0.5)
         transform = read_transform(options.transform)
         outcome.registration = Registration(
             transform, Kind.GIVEN, assess(fixed, reference, transform), math.nan, True, 0
         )
-    elif options.registration == "none" or reference.grid.matches(synthetic.grid):
+    elif options.registration == "none" or same:
         progress.stage("Keeping the reference where it is", 0.5)
-        progress.note("The reference CT was taken to be in register: no registration was done.")
+        resampled = "" if same else " It was resampled onto the grid of the synthetic CT."
+        progress.note(
+            f"The reference CT was taken to be in register: no registration was done.{resampled}"
+        )
     else:
         outcome.registration = register_rigid(
             fixed,
@@ -229,7 +249,11 @@ def compare(
             progress.note(f"Registration: {sentence}")
     progress.stage("Resampling the reference", 0.1)
     grid = synthetic.grid
-    moved = resample(reference, grid, transform=transform, interpolator=Interpolator.BSPLINE)
+    moved = reference.with_image(sitk.Cast(reference.image, sitk.sitkFloat32))
+    if not same:
+        progress.say(onto_grid("reference CT", reference, grid))
+        outcome.resampled.append(Slot.REFERENCE_CT.value)
+        moved = resample(reference, grid, transform=transform, interpolator=Interpolator.BSPLINE)
     scanned = scanned_field(reference, grid, transform)
     outcome.volumes["reference_ct"] = moved
     outcome.volumes["masks/scanned"] = scanned
@@ -245,6 +269,7 @@ def compare(
     # Nothing is claimed outside the coverage, so nothing is judged there: the report says how much.
     coverage = outcome.volumes.get("ct_coverage")
     judged = scanned if coverage is None else scanned.mask(scanned.array & coverage.array)
+    outcome.judged = judged
     outcome.evaluation = evaluate(
         moved,
         synthetic,
@@ -265,6 +290,18 @@ def read_slot(job: JobFolder, slot: Slot, progress: Progress) -> Volume:
     return volume
 
 
+def read_pet(job: JobFolder, progress: Progress) -> Volume | None:
+    """The patient's PET, where the job has one and uses it."""
+    wanted = job.request.options.pet_effect and Slot.PET in job.request.inputs
+    return read_slot(job, Slot.PET, progress) if wanted else None
+
+
+def admit_pet(outcome: Outcome, progress: Progress, pet: Volume, beside: Volume) -> None:
+    """Let a PET through the gate, and refuse it unless it meets the image whose frame it is in."""
+    admit(outcome, progress, pet, None)
+    consider(outcome, progress, inspect_pair(beside, pet, registered=True))
+
+
 def admit(outcome: Outcome, progress: Progress, volume: Volume, tested: TestedRange | None) -> None:
     """Let an input through the gate. Raises InputError with the first error."""
     consider(outcome, progress, inspect(volume, tested))
@@ -279,11 +316,32 @@ def consider(outcome: Outcome, progress: Progress, findings: tuple[Finding, ...]
         progress.say(f"{finding.severity}: {finding.message}")
 
 
-def region_of(volume: Volume, anatomy: Anatomy, head_field_mm: float) -> Volume:
-    """Where figures are taken: the head down to ``head_field_mm`` from the vertex, or the body."""
+def onto_grid(name: str, volume: Volume, grid: Grid) -> str:
+    """The sentence that says that an image was interpolated, and from which voxels to which."""
+
+    def voxels(of: Grid) -> str:
+        return f"{_times(of.size, 'd')} of {_times(of.spacing_mm, '.2f')} mm"
+
+    return (
+        f"The {name} ({voxels(volume.grid)}) was resampled onto the grid of the synthetic CT "
+        f"({voxels(grid)})."
+    )
+
+
+def _times(values: Iterable[float], form: str) -> str:
+    return " x ".join(format(value, form) for value in values)
+
+
+def region_of(
+    volume: Volume, anatomy: Anatomy, head_field_mm: float, found: Volume | None = None
+) -> Volume:
+    """Where figures are taken: the head down to ``head_field_mm`` from the vertex, or the body.
+
+    ``found`` is the mask of the whole head or body, where it is known already.
+    """
     if anatomy == Anatomy.BODY:
-        return body_contour(volume)
-    head = head_mask(volume)
+        return found or body_contour(volume)
+    head = found or head_mask(volume)
     field_of_view = head_field_of_view(head, head_field_mm)
     inside = (head.array > 0) & (field_of_view.array > 0)
     return head.mask(inside, Step("head_field_of_view", {"extent_mm": head_field_mm}))
@@ -340,6 +398,8 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
         if job.request.options.images
         and volume.role not in (Role.MR, Role.PET, Role.NAC_PET)  # an input: the user has it
     }
+    if outcome.pet is not None and job.request.options.images:
+        files[job.outbox / f"pet_{outcome.pet.kind}.nii.gz"] = outcome.pet.map
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
     # Packing takes most of the time of writing, and SimpleITK does it without the interpreter.
@@ -354,6 +414,8 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
         "schema_version": 1,
         "subject": job.request.subject,
         "evaluation": None if outcome.evaluation is None else outcome.evaluation.to_json(),
+        "resampled": outcome.resampled,
+        "pet": None if outcome.pet is None else outcome.pet.to_json(),
         "mu_by_tissue": [
             {**asdict(row), "mean_per_cm": row.mean_per_cm if row.voxels else None}
             for row in outcome.mu_by_tissue

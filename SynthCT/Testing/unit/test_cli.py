@@ -51,6 +51,50 @@ def test_run_with_a_reference_makes_everything_it_promises(limb_job: Path) -> No
     np.testing.assert_allclose(ct.GetOrigin(), mr.GetOrigin(), atol=1e-4)
 
 
+def test_effect_on_pet_is_told_by_default_with_a_usual_activity(limb_job: Path) -> None:
+    """Bone is missing from the synthetic CT, so that a PET is too low there."""
+    pet = json.loads((limb_job / "metrics.json").read_text())["pet"]
+    assert pet["kind"] == "difference"
+    assert "not a PET of this patient" in pet["activity"]
+    rows = {row["mask"]: row for row in pet["masks"]}
+    assert rows["bone"]["mean_percent"] < -10
+    assert abs(rows["soft_tissue"]["mean_percent"]) < 5
+    assert 0 <= rows["body"]["beyond"]["15"] <= rows["body"]["beyond"]["5"] <= 1
+    image = sitk.ReadImage(str(limb_job / "pet_difference.nii.gz"))
+    values = sitk.GetArrayFromImage(image)
+    assert np.abs(values[values != 0]).mean() == pytest.approx(rows["body"]["mae_percent"], rel=0.1)
+    assert "Effect on a PET" in (limb_job / "report.html").read_text(encoding="utf-8")
+
+
+def test_effect_on_the_pet_given(limb_job: Path, tmp_path: Path) -> None:
+    ct = limb_job / "reference_ct.nii.gz"
+    pair = ("--reference", ct, "--synthetic", limb_job / "ct.nii.gz", "--anatomy", "body")
+    quick = ("--registration", "none", "--quiet")
+    body = sitk.ReadImage(str(limb_job / "masks" / "body.nii.gz"), sitk.sitkFloat32)
+    pet = sitk.SmoothingRecursiveGaussian(sitk.BinShrink(body, [4, 4, 1]), 6.0)
+    sitk.WriteImage(pet, str(tmp_path / "pet.nii.gz"))
+    given = ("--pet", tmp_path / "pet.nii.gz")
+    assert synthct("evaluate", *pair, *quick, *given, "-o", tmp_path / "given") == 0
+    found = json.loads((tmp_path / "given" / "metrics.json").read_text())["pet"]
+    assert found["activity"] == "the PET given"
+
+
+def test_a_pet_of_elsewhere_is_refused(
+    limb_job: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ct = limb_job / "reference_ct.nii.gz"
+    pet = sitk.Cast(sitk.ReadImage(str(limb_job / "masks" / "body.nii.gz")), sitk.sitkFloat32)
+    pet.SetOrigin([5000.0, 0.0, 0.0])
+    sitk.WriteImage(sitk.SmoothingRecursiveGaussian(pet, 6.0), str(tmp_path / "pet.nii.gz"))
+    pair = ("--reference", ct, "--synthetic", ct, "--anatomy", "body", "--registration", "none")
+    said = refused(
+        capfd,
+        *("evaluate", *pair, "--pet", tmp_path / "pet.nii.gz", "-o", tmp_path / "e", "--quiet"),
+    )
+    assert "do not meet" in said
+    assert_nothing_made(tmp_path / "e")
+
+
 def test_figures_are_those_of_the_files(limb_job: Path) -> None:
     """MAE and mean error anew, by plain numpy, from the images that were written."""
     figures = json.loads((limb_job / "metrics.json").read_text())["evaluation"]
@@ -80,6 +124,32 @@ def test_evaluating_a_ct_against_itself_finds_no_error(limb_job: Path, tmp_path:
     assert code == 0
     rows = json.loads((tmp_path / "e" / "metrics.json").read_text())["evaluation"]["masks"]
     assert next(r for r in rows if r["mask"] == "body")["dice_bone"] > 0.99
+
+
+def test_a_reference_on_another_grid_is_resampled_and_this_is_said_and_recorded(
+    limb_job: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made, ct = limb_job / "ct.nii.gz", limb_job / "reference_ct.nii.gz"
+    coarse = sitk.Shrink(sitk.ReadImage(str(ct)), [2, 2, 1])
+    sitk.WriteImage(coarse, str(tmp_path / "coarse.nii.gz"))
+    common = ("--synthetic", made, "--anatomy", "body", "--registration", "none", "--no-pet-effect")
+    for name, reference, expected in (
+        ("same", ct, []),
+        ("other", tmp_path / "coarse.nii.gz", ["reference_ct"]),
+    ):
+        folder = tmp_path / name
+        assert synthct("evaluate", "--reference", reference, *common, "-o", folder) == 0
+        figures = json.loads((folder / "metrics.json").read_text())
+        assert (figures["resampled"], figures["pet"]) == (expected, None)  # --no-pet-effect
+        assert not (folder / "pet_difference.nii.gz").exists()
+        told = "was resampled onto the grid of the synthetic CT"
+        assert (told in capfd.readouterr().err) == bool(expected)
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert ("interpolated onto the grid of the synthetic CT" in page) == bool(expected)
+    same = sitk.ReadImage(str(tmp_path / "same" / "reference_ct.nii.gz"))
+    np.testing.assert_array_equal(
+        sitk.GetArrayViewFromImage(same), sitk.GetArrayViewFromImage(sitk.ReadImage(str(ct)))
+    )
 
 
 def test_a_given_mask_gets_a_row(limb_job: Path, tmp_path: Path) -> None:

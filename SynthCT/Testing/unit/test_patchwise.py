@@ -35,7 +35,7 @@ from SynthCTLib.synthesis.patchwise import (
     lighter,
 )
 from SynthCTLib.synthesis.registry import Machine, open_model
-from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis
 from SynthCTLib.synthesis.working_view import Region, in_lps, placed, view_of
 from SynthCTLib.volume import Grid, Role, Step, Unit, Volume, sha256_of
 from SynthCTLib.workflow.device import choose_device
@@ -159,6 +159,19 @@ def test_the_answer_is_the_same_in_all_24_axis_orders(
         for part in (made.volume, made.coverage, made.uncertainty or made.volume):
             assert part.grid == stored.grid, code
         assert np.abs(to_lps(made.volume).volume.array - expected).max() < 0.05, code
+
+
+@pytest.mark.parametrize("code", ["LPS", "SAR"])
+def test_a_head_found_in_the_inputs_own_voxels_is_handed_on(
+    coarse_head: Volume, head: Volume, models: Path, code: str
+) -> None:
+    model = open_model("tiny", Machine(threads=1, models_dir=models, engine="torch"))
+    stored = coarse_head.with_image(sitk.DICOMOrient(coarse_head.image, code))
+    found = model.synthesize({Role.MR: stored}, Progress()).found[Anatomy.HEAD]
+    assert found.grid == stored.grid
+    np.testing.assert_array_equal(found.array, head_mask(stored).array)
+    # found after interpolating from 3 to 5 mm, it is another mask: not handed on
+    assert not model.synthesize({Role.MR: head}, Progress()).found
 
 
 def test_an_oblique_head_gives_the_same_answer_turned(coarse_head: Volume, models: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.gate import Finding, Severity
 from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.metrics.evaluation import Evaluation, MaskFigures, evaluate
+from SynthCTLib.metrics.pet import PetJudgement, PetKind, PetRow
 from SynthCTLib.physics.mumap import hu_to_mu, mean_mu_by_tissue
 from SynthCTLib.registration.quality import Kind as RegistrationKind
 from SynthCTLib.registration.quality import Quality, Registration
@@ -100,6 +102,22 @@ def evaluated(synthetic: Volume, reference: Volume, region: Volume) -> Evaluatio
     return evaluate(reference, synthetic, {"head": region, "skull": bone})
 
 
+def pet_judgement(region: Volume, kind: PetKind = PetKind.DIFFERENCE) -> PetJudgement:
+    coarse = region.with_image(sitk.Shrink(region.image, (2, 2, 2)))
+    percent = np.where(coarse.array > 0, np.float32(6), np.float32(0))
+    shares = {5.0: 0.75, 10.0: 0.125, 15.0: 0.0}
+    return PetJudgement(
+        kind,
+        coarse.with_array(percent, role=Role.PET, unit=Unit.PERCENT),
+        coarse,
+        (
+            PetRow("head", 3000, -2.5, 4.0, 6.25, shares),
+            PetRow("skull", 2, math.nan, math.nan, math.nan, dict.fromkeys(shares, math.nan)),
+        ),
+        "a made-up activity",
+    )
+
+
 def full_content(**changes: Any) -> ReportContent:
     """A report with everything in it."""
     synthetic, reference, region = head_pair()
@@ -115,6 +133,7 @@ def full_content(**changes: Any) -> ReportContent:
         uncertainty=synthetic.with_array(
             np.full(region.array.shape, 40.0, np.float32), role=Role.UNCERTAINTY
         ),
+        pet=pet_judgement(region),
         coverage=region.mask(~lower),
         region=region,
         scanned=region.mask(~lower[::-1]),
@@ -611,6 +630,7 @@ def test_pictures_lie_beside_the_page_and_in_it(full_report: Path, full_page: Pa
         "synthetic_soft_tissue",
         "reference_soft_tissue",
         "difference",
+        "pet_difference",
         "mu_map",
         "uncertainty",
         "largest_difference",
@@ -641,7 +661,7 @@ def test_pictures_lie_beside_the_page_and_in_it(full_report: Path, full_page: Pa
 def test_sections_without_content_are_absent(
     full_page: Page, bare_page: Page, tmp_path: Path
 ) -> None:
-    optional = {"accuracy", "attenuation", "registration", "provenance"}
+    optional = {"accuracy", "pet", "attenuation", "registration", "provenance"}
     always = {"summary", "checks", "pictures", "histogram", "method"}
     assert full_page.sections == always | optional
     assert bare_page.sections == always
@@ -660,8 +680,34 @@ def test_sections_without_content_are_absent(
     assert "Hatched" not in bare_page.text
 
 
+def test_effect_on_a_pet_is_shown_after_the_difference(full_page: Page) -> None:
+    assert "Effect on a PET" in full_page.text
+    assert "Head −2.5 4.0 6.2 75.0 12.5 0.0" in full_page.text
+    assert "Skull – – – – – –" in full_page.text
+    assert "with a made-up activity" in full_page.text
+    assert "(a made-up activity): attenuated line integrals were reconstructed" in full_page.text
+    shown = [image["alt"] for image in full_page.of("img")]
+    at = next(i for i, alt in enumerate(shown) if "the effect of the difference on a PET" in alt)
+    assert "the difference between synthetic and reference CT" in shown[at - 1]
+
+
+def test_uncertainty_of_a_pet_is_called_one(tmp_path: Path) -> None:
+    region = head_pair()[2]
+    uncertain = full_content().uncertainty
+    content = bare_content(
+        uncertainty=uncertain, region=region, pet=pet_judgement(region, PetKind.UNCERTAINTY)
+    )
+    page = Page(write_report(content, tmp_path).read_text("utf-8"))
+    assert "Uncertainty of a PET" in page.text
+    assert "the worst case" in page.text
+    assert "reference CT" not in page.text.replace("no reference CT of this person", "").replace(
+        "without a reference CT nothing", ""
+    )
+    assert (tmp_path / "figures" / "pet_uncertainty.png").is_file()
+
+
 def test_limb_is_not_called_a_head(tmp_path: Path) -> None:
-    content = full_content(anatomy=Anatomy.BODY, findings=())
+    content = full_content(anatomy=Anatomy.BODY, findings=(), pet=None)
     assert content.evaluation is not None
     body = replace(content.evaluation.row("head"), mask="body")
     content = replace(content, evaluation=replace(content.evaluation, rows=(body,)))
@@ -842,6 +888,11 @@ def test_nothing_suspicious_is_said_so_and_no_more() -> None:
         ({"uncertainty_hu": 140.0}, Level.CAUTION, "± 140 HU on average, which is more"),
         ({"soft_tissue_mu_per_cm": 0.108}, Level.CAUTION, "0.1080 1/cm on average, outside"),
         ({"soft_tissue_mu_per_cm": 0.05}, Level.CAUTION, "0.0500 1/cm on average, outside"),
+        (
+            {"pet": PetRow("brain", 900, 7.0, 2.0, 7.25, {5.0: 0.9, 10.0: 0.2, 15.0: 0.0})},
+            Level.CAUTION,
+            "off by 7.2 % on average (simulated), more than the 5 %",
+        ),
         ({"registration": _registered(converged=False)}, Level.DOUBT, "did not converge"),
         (
             {"registration": _registered(quality=Quality(0.01, 1, 0, ("They are unlike.",)))},
@@ -889,6 +940,25 @@ def test_each_reason_is_given_and_leads(changes: dict[str, Any], level: Level, w
     start = {Level.DOUBT: "Do not rely on this result", Level.CAUTION: "Look before you use it"}
     assert verdict.headline.text.startswith(start[level])
     assert "the point below" in verdict.headline.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "anatomy", "level", "words"),
+    [
+        (PetKind.DIFFERENCE, Anatomy.HEAD, Level.SOUND, "with it would be off by 2.0 % on average"),
+        (PetKind.UNCERTAINTY, Anatomy.HEAD, Level.SOUND, "off by its stated uncertainty, a PET"),
+        (PetKind.DIFFERENCE, Anatomy.BODY, Level.NOTE, "No published limit is at hand"),
+    ],
+)
+def test_effect_on_a_pet_is_told_by_its_kind(
+    kind: PetKind, anatomy: Anatomy, level: Level, words: str
+) -> None:
+    row = PetRow("brain", 900, 1.0, 2.0, 2.0, {5.0: 0.1, 10.0: 0.02, 15.0: 0.0})
+    facts = replace(SOUND, anatomy=anatomy, pet=row, pet_kind=kind)
+    found = [s for s in judge(facts).statements if "a PET of the brain" in s.text.replace("A", "a")]
+    assert [s.level for s in found] == [level]
+    assert words in found[0].text
+    assert "2 % of its voxels by more than 10 %" in found[0].text
 
 
 def test_reasons_add_up_the_most_serious_first() -> None:

@@ -192,8 +192,8 @@ def _request(entry: Entry, options: CohortOptions) -> JobRequest:
 def _wanted(task: SynthesisTask | None) -> tuple[Slot, ...]:
     """The files of a manifest that a job of this kind uses; the same manifest serves both kinds."""
     if task is None:
-        return (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT, Slot.MR)
-    return (Slot(task.input_role.value), Slot.REFERENCE_CT)
+        return (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT, Slot.MR, Slot.PET)
+    return (Slot(task.input_role.value), Slot.REFERENCE_CT, Slot.PET)
 
 
 def _method(entry: Entry, options: CohortOptions) -> str:
