@@ -28,8 +28,9 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import InputError, OutputError
-from SynthCTLib.imaging.dicom import read_dicom, without_itk_warnings
+from SynthCTLib.imaging.dicom import read_dicom
 from SynthCTLib.imaging.interfile import is_interfile, read_interfile
+from SynthCTLib.imaging.itk_warnings import without_itk_warnings
 from SynthCTLib.volume import (
     DEFAULT_UNIT,
     SYNTHETIC_TAG,

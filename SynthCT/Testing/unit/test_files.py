@@ -22,8 +22,8 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import Cancelled, InputError, OutputError
-from SynthCTLib.imaging.dicom import without_itk_warnings
 from SynthCTLib.imaging.files import read_label_map, read_volume, reading_notes, write_volume
+from SynthCTLib.imaging.itk_warnings import without_itk_warnings
 from SynthCTLib.volume import Grid, Role, Unit, Volume
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
