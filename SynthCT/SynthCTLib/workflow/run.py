@@ -276,6 +276,7 @@ def compare(
         {name.removeprefix("masks/"): mask for name, mask in masks.items()},
         scanned=judged,
         convention=options.convention,
+        threads=_threads(job.request),
     )
     outcome.volumes["difference"] = difference(moved, synthetic)
     progress.update(1.0)

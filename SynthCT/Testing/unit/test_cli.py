@@ -344,6 +344,39 @@ def test_reference_of_another_body_part_is_refused(
     assert_nothing_made(out)
 
 
+def _elsewhere(image: sitk.Image) -> sitk.Image:
+    image.SetOrigin([5000.0, 0.0, 0.0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_elsewhere, "do not meet"),
+        (lambda ct: sitk.Clamp((ct + 1000.0) * 9.6e-5, lowerBound=0.0), "looks like a µ-map"),
+        (lambda ct: ct + 1024.0, "1024"),  # raw numbers: the rescale intercept was lost
+        (lambda ct: (sitk.Clamp(ct, upperBound=1000.0) + 1024.0) / 2024.0, "scaled"),
+    ],
+)
+def test_a_reference_that_is_no_ct_of_the_same_place_is_refused(
+    change: Callable[[sitk.Image], sitk.Image],
+    words: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    wrong = tmp_path / "wrong.nii.gz"
+    sitk.WriteImage(change(sitk.ReadImage(str(LIMB_CT), sitk.sitkFloat32)), str(wrong))
+    out = tmp_path / "out"
+    for pair in (("--reference", wrong, "--synthetic", LIMB_CT),
+                 ("--reference", LIMB_CT, "--synthetic", wrong)):  # fmt: skip
+        said = refused(
+            capfd, "evaluate", *pair, "--anatomy", "body", "--registration", "none", "-o", out,
+            "--quiet",
+        )  # fmt: skip
+        assert words in said.lower()
+        assert_nothing_made(out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -535,6 +535,17 @@ def test_values_outside_every_mask_may_be_anything() -> None:
     assert after.to_json() == before.to_json()
 
 
+def test_evaluation_is_the_same_to_the_last_bit_with_any_number_of_threads() -> None:
+    reference, synthetic = map(ct, random_pair())
+    masks = {"head": mask_of(np.ones((14, 17, 19))), "skull": mask_of(random_mask())}
+    alone = evaluate(reference, synthetic, masks)
+    for threads in (2, 5):
+        together = evaluate(reference, synthetic, masks, threads=threads)
+        assert together.to_json() == alone.to_json()
+    with pytest.raises(InputError, match="needs HU"):
+        evaluate(reference, ct(random_pair()[1], Unit.ARBITRARY), masks, threads=2)
+
+
 def test_evaluation_refuses_what_it_cannot_use() -> None:
     reference, synthetic = map(ct, random_pair())
     head = mask_of(random_mask())
