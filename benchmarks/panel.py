@@ -111,13 +111,14 @@ def main() -> None:
     panel.task.choose_model("uniform-body")
     began = time.perf_counter()
     panel.run.start()
+    gaps = pump(lambda: panel.runner.busy, 60)
     start_s = time.perf_counter() - began
-    gaps = pump(lambda: not panel.runner.busy, 600)
+    gaps += pump(lambda: not panel.runner.busy, 600)
     assert panel.run.state.severity != "error", panel.run.state.message
     pump(lambda: not panel.run.state.loading, 60)
 
     panel.run.start()
-    pump(lambda: panel.run.state.fraction > 0.1, 120)
+    pump(lambda: panel.runner.busy and panel.run.state.fraction > 0.1, 120)
     session = panel.runner._process.pid
     began = time.perf_counter()
     panel.run.cancel()

@@ -28,12 +28,16 @@ EVALUATE = "evaluate"
 
 @dataclass(frozen=True)
 class ModelLine:
-    """A model as the panel shows it; ``card`` is the text of its card in HTML."""
+    """A model as the panel shows it; ``card`` is the text of its card in HTML.
+
+    ``weights_bytes``: of its network's weights, 0 without a network.
+    """
 
     name: str
     title: str
     default: bool
     card: str
+    weights_bytes: int = 0
 
 
 def missing_packages():
@@ -96,7 +100,14 @@ def models(task):
         cards = list_models(Task(task), models_dir())
     except SynthCTError as error:
         raise PanelError(str(error)) from error
-    return tuple(ModelLine(c.name, c.title, c.default, card_html(c)) for c in cards)
+    return tuple(
+        ModelLine(c.name, c.title, c.default, card_html(c), _weights_bytes(c)) for c in cards
+    )
+
+
+def _weights_bytes(card):
+    files = [card.file(name) for name in card.architecture.settings.get("weights", ())]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def models_dir():

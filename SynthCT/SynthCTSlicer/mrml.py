@@ -11,6 +11,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from SynthCTSlicer import slabs
 from SynthCTSlicer.signals import PanelError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -181,7 +182,7 @@ def _in_sequence(node):
 
 
 def write_volume(node, path):
-    """Write a volume for a job. Raises PanelError."""
+    """Write a volume at once, in the format of the path. Raises PanelError."""
     done = slicer.util.exportNode(node, str(path), {"useCompression": 0}, world=True)
     if not done or not Path(path).is_file():
         raise PanelError(
@@ -189,6 +190,12 @@ def write_volume(node, path):
                 name=node.GetName(), folder=Path(path).parent
             )
         )
+
+
+def write_volumes(volumes, folder):
+    """Write volumes by name as NRRD into a folder; a generator. Raises PanelError, OSError."""
+    for name, node in volumes.items():
+        yield from slabs.write(node, Path(folder) / f"{name}.nrrd")
 
 
 NAMES = {
@@ -203,9 +210,10 @@ NAMES = {
 
 
 def load_result(folder, result, subject, run):
-    """Load a finished job, one file at a step; yields after each, so that the window lives on.
+    """Load a finished job in steps; a generator that yields often, so that the window lives on.
 
-    Volumes are hidden from nobody but shown nowhere yet; the masks become one segmentation.
+    Volumes are hidden from nobody but shown nowhere yet; the masks become one segmentation. Raises
+    PanelError and OSError; what was loaded until then carries the name of the run.
     """
     folder = Path(folder)
     masks = []
@@ -216,25 +224,35 @@ def load_result(folder, result, subject, run):
         if key.startswith("masks/"):
             masks.append((key.removeprefix("masks/"), path))
             continue
-        name = f"{subject}: {NAMES.get(key, key)}"
-        properties = {"show": False, "name": name, "labelmap": key.endswith("coverage")}
-        node = slicer.util.loadVolume(str(path), properties=properties)
+        image = vtk.vtkImageData()
+        matrix = yield from slabs.read(path, image)
+        label = key.endswith("coverage")
+        kind = "vtkMRMLLabelMapVolumeNode" if label else "vtkMRMLScalarVolumeNode"
+        node = slicer.mrmlScene.CreateNodeByClass(kind)
+        node.UnRegister(None)
+        node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{subject}: {NAMES.get(key, key)}"))
+        node.SetIJKToRASMatrix(matrix)
+        node.SetAndObserveImageData(image)
         _mark(node, key, run)
         _describe(node, key)
-        yield key
+        yield
+        slicer.mrmlScene.AddNode(node)
+        _display(node, key)
+        yield
     if masks:
         yield from _load_masks(masks, subject, run)
     table = _metrics_table(folder, subject)
     if table is not None:
         _mark(table, "metrics", run)
+    yield
     _plots(folder, subject, run)
     for key in ("review.json", "report.html"):
+        yield
         path = folder / key
         if path.is_file() and path.stat().st_size < 30e6:
             text = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", f"{subject}: {key}")
             text.SetText(path.read_text(encoding="utf-8"))
             _mark(text, key, run)
-    yield "tables"
 
 
 def _mark(node, key, run):
@@ -264,7 +282,7 @@ def remove_run(run):
 
 
 def _describe(node, key):
-    """Unit and look of an output."""
+    """Quantity and unit of an output."""
     quantity, unit = vtk_coded("112031", "DCM", "Attenuation Coefficient"), None
     if key in ("ct", "reference_ct", "difference", "ct_uncertainty"):
         unit = vtk_coded("[hnsf'U]", "UCUM", "Hounsfield unit")
@@ -273,7 +291,30 @@ def _describe(node, key):
     if unit is not None:
         node.SetVoxelValueQuantity(quantity)
         node.SetVoxelValueUnits(unit)
-    node.CreateDefaultDisplayNodes()
+
+
+# Window from and to. Where it is known beforehand, MRML need not search the voxels for it, which
+# would hold up the window.
+_WINDOWS = {
+    "ct": (-500.0, 1100.0),
+    "reference_ct": (-500.0, 1100.0),
+    "difference": (-300.0, 300.0),
+    "ct_uncertainty": (0.0, 300.0),
+    "mumap": (0.0, 0.2),
+}
+
+
+def _display(node, key):
+    if key not in _WINDOWS:
+        node.CreateDefaultDisplayNodes()
+        return
+    display = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    display.UnRegister(None)
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(*_WINDOWS[key])
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    slicer.mrmlScene.AddNode(display)
+    node.SetAndObserveDisplayNodeID(display.GetID())
 
 
 def vtk_coded(value, scheme, meaning):
@@ -299,21 +340,26 @@ def _load_masks(masks, subject, run):
         "vtkMRMLSegmentationNode", f"{subject}: {_('masks')}"
     )
     segmentation.CreateDefaultDisplayNodes()
-    _mark(segmentation, "masks", run)
-    logic = slicer.modules.segmentations.logic()
-    for name, path in masks:
-        label = slicer.util.loadVolume(str(path), properties={"show": False, "labelmap": True})
-        if segmentation.GetSegmentation().GetNumberOfSegments() == 0:
-            segmentation.SetReferenceImageGeometryParameterFromVolumeNode(label)
-        before = set(segmentation.GetSegmentation().GetSegmentIDs())
-        logic.ImportLabelmapToSegmentationNode(label, segmentation)
-        for identifier in set(segmentation.GetSegmentation().GetSegmentIDs()) - before:
-            segment = segmentation.GetSegmentation().GetSegment(identifier)
-            segment.SetName(name)
-            segment.SetColor(_MASK_COLOURS.get(name, (0.7, 0.7, 0.7)))
-        slicer.mrmlScene.RemoveNode(label)
-        yield f"masks/{name}"
     segmentation.GetDisplayNode().SetVisibility(False)
+    _mark(segmentation, "masks", run)
+    content = segmentation.GetSegmentation()
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    content.SetSourceRepresentationName(labelmap)
+    for name, path in masks:
+        image = slicer.vtkOrientedImageData()
+        matrix = yield from slabs.read(path, image)
+        image.SetImageToWorldMatrix(matrix)
+        if content.GetNumberOfSegments() == 0:
+            content.SetConversionParameter(
+                slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
+                slicer.vtkSegmentationConverter.SerializeImageGeometry(matrix, image),
+            )
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.SetColor(_MASK_COLOURS.get(name, (0.7, 0.7, 0.7)))
+        segment.AddRepresentation(labelmap, image)
+        content.AddSegment(segment)
+        yield
 
 
 # -- tables and plots ------------------------------------------------------------------------------

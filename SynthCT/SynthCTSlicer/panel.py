@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from SynthCTSlicer import library, theme, views
 from SynthCTSlicer.decide import FORMATS, DecideLogic
-from SynthCTSlicer.mrml import FOLDER, find_output, write_volume
+from SynthCTSlicer.mrml import FOLDER, find_output, write_volumes
 from SynthCTSlicer.parameters import PanelParameters
 from SynthCTSlicer.review import ReviewLogic
 from SynthCTSlicer.run import RunLogic, subject_name
@@ -20,6 +20,7 @@ from SynthCTSlicer.signals import PanelError
 from SynthCTSlicer.task import TaskLogic
 from SynthCTSlicer.volumes import SLOTS, VolumesLogic
 
+MODULE = "SynthCT"
 TASK_FIELDS = (
     *("task", "model", "device", "registration", "bias_correction", "remove_table"),
     *("head_field_mm", "convention", "anatomy"),
@@ -61,7 +62,7 @@ class Panel:
         self.timer.setInterval(POLL_MS)
         self.timer.connect("timeout()", self._tick)
         self._alive = True
-        self._export_target = None
+        self._export_targets = {}
 
         self.task.refresh()
         ui = self.ui
@@ -75,6 +76,7 @@ class Panel:
             ui, self.decide, self.task, self._export_mu_map, self._export_job
         )
         self.notice = views.NoticeView(ui, self.task.refresh)
+        self.sets_view = views.SetsView(ui, self.sets, self.choose_set, self.new_set)
 
         for runner in (self.runner, self.checker, self.exporter):
             runner.changed.connect(self._wake)
@@ -140,8 +142,7 @@ class Panel:
             self.review.arrange()
 
     def _complain(self, message):
-        self.run.state.message, self.run.state.severity = message, "error"
-        self.run.changed()
+        self.run.say(message, "error")
 
     def _reevaluate(self):
         review = self.review
@@ -160,11 +161,7 @@ class Panel:
                 "anatomy": "head" if "head_edited" in masks else "body",
             },
         }
-        try:
-            self.run.submit(inputs, content, masks)
-        finally:
-            for node in masks.values():
-                slicer.mrmlScene.RemoveNode(node)
+        self.run.submit(inputs, content, masks)
 
     def _export_mu_map(self, folder, file_format, on_pet_grid, fwhm_mm):
         """The µ-map by the convention of part 2, by the library in a process of its own."""
@@ -183,22 +180,29 @@ class Panel:
         if target.exists():
             raise PanelError(_("{path} exists already: choose another folder.").format(path=target))
         work = self._root() / f"export-{os.urandom(4).hex()}"
+        volumes = {"ct": ct}
+        arguments = ["-m", "SynthCTLib", "mumap", "--ct", str(work / "ct.nrrd")]
+        arguments += ["--convention", self.task.state.convention, "--quiet"]
+        if on_pet_grid:
+            volumes["pet"] = self._pet()
+            arguments += ["--grid", str(work / "pet.nrrd")]
+        if fwhm_mm > 0:
+            arguments += ["--fwhm", str(fwhm_mm)]
+        self._export(work, volumes, [*arguments, "-o", str(target)], target)
+
+    def _export(self, work, volumes, arguments, target):
+        """Write volumes into a folder, in steps, and let the library export from there."""
         work.mkdir(parents=True)
-        try:
-            write_volume(ct, work / "ct.nrrd")
-            arguments = ["-m", "SynthCTLib", "mumap", "--ct", str(work / "ct.nrrd")]
-            arguments += ["--convention", self.task.state.convention, "--quiet"]
-            if on_pet_grid:
-                write_volume(self._pet(), work / "pet.nrrd")
-                arguments += ["--grid", str(work / "pet.nrrd")]
-            if fwhm_mm > 0:
-                arguments += ["--fwhm", str(fwhm_mm)]
-            arguments += ["-o", str(target)]
-        except PanelError:
+
+        def written(_nothing):
+            self._export_targets[work] = target
+            self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
+
+        def failed(error):
             shutil.rmtree(work, ignore_errors=True)
-            raise
-        self._export_target = target
-        self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
+            self.decide._say(str(error), "error")
+
+        self.run.writing.add(write_volumes(volumes, work), written, failed)
         self.decide._say(_("Writing {path}").format(path=target), "")
 
     def _export_job(self, folder, file_format, on_pet_grid, fwhm_mm):
@@ -220,24 +224,18 @@ class Panel:
         if target.exists():
             raise PanelError(_("{path} exists already: choose another folder.").format(path=target))
         work = self._root() / f"export-{os.urandom(4).hex()}"
-        work.mkdir(parents=True)
+        volumes = {}
         arguments = ["-m", "SynthCTLib", "export", str(job), "--format", file_format]
         arguments += ["--quiet", "-o", str(target)]
-        try:
-            if {name: dicom for name, dicom, _s in library.export_formats()}[file_format]:
-                arguments += ["--patient-from", self._dicom_folder()]
-            if file_format != "dicom":
-                if on_pet_grid:
-                    write_volume(self._pet(), work / "pet.nrrd")
-                    arguments += ["--grid", str(work / "pet.nrrd")]
-                if fwhm_mm > 0:
-                    arguments += ["--fwhm", str(fwhm_mm)]
-        except PanelError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        self._export_target = target
-        self.exporter.add(Job(work, "export", tuple(arguments), guarded=False))
-        self.decide._say(_("Writing {path}").format(path=target), "")
+        if {name: dicom for name, dicom, _s in library.export_formats()}[file_format]:
+            arguments += ["--patient-from", self._dicom_folder()]
+        if file_format != "dicom":
+            if on_pet_grid:
+                volumes["pet"] = self._pet()
+                arguments += ["--grid", str(work / "pet.nrrd")]
+            if fwhm_mm > 0:
+                arguments += ["--fwhm", str(fwhm_mm)]
+        self._export(work, volumes, arguments, target)
 
     def _pet(self):
         pet = self.volumes.node("pet") or self.volumes.node("nac_pet")
@@ -261,8 +259,9 @@ class Panel:
 
     def _exported(self, job, outcome):
         shutil.rmtree(job.folder, ignore_errors=True)
-        if outcome.kind == DONE and self._export_target.exists():
-            self.decide._say(_("Written: {path}").format(path=self._export_target), "fine")
+        target = self._export_targets.pop(job.folder)
+        if outcome.kind == DONE and target.exists():
+            self.decide._say(_("Written: {path}").format(path=target), "fine")
         elif outcome.kind == DONE:
             self.decide._say(_("Nothing was written: export again."), "error")
         else:
@@ -270,8 +269,34 @@ class Panel:
 
     # -- the saved state -----------------------------------------------------------------------
 
+    def sets(self):
+        """(node ID, name) of every parameter set of the scene, and the ID of the current one."""
+        current = self._parameters
+        nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
+        found = [(n.GetID(), n.GetName()) for n in nodes if n.GetAttribute("ModuleName") == MODULE]
+        return found, current.parameterNode.GetID() if current is not None else ""
+
+    def choose_set(self, identifier):
+        """Take up another parameter set."""
+        node = slicer.mrmlScene.GetNodeByID(identifier)
+        if node is not None:
+            self.bind(node)
+
+    def new_set(self):
+        """Begin another parameter set and take it up."""
+        name = slicer.mrmlScene.GenerateUniqueName(MODULE)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
+        node.SetAttribute("ModuleName", MODULE)
+        self.bind(node)
+
     def bind(self, node=None):
-        """Take up a parameter node (the module's own when none is given) and show its state."""
+        """Take up a parameter node and show its state.
+
+        None: the one there was, when it is still in the scene, else the module's own.
+        """
+        if node is None and self._parameters is not None:
+            held = self._parameters.parameterNode
+            node = held if slicer.mrmlScene.IsNodePresent(held) else None
         self._parameters = parameters = PanelParameters(node or self._node())
         self._syncing = True
         state = self.task.state
@@ -293,6 +318,7 @@ class Panel:
         self.volumes.changed()
         self.run.changed()
         self._save()
+        self.sets_view.show()
 
     def release(self):
         """Let go of the parameter node: the scene is being closed, or the page left."""
@@ -317,6 +343,7 @@ class Panel:
     def scene_closing(self):
         """End what runs; forget the nodes."""
         self.run.end_all(_("The scene was closed: the run was ended, nothing was kept."))
+        self.run.writing.clear()
         self.exporter.stop_all()
         self.release()
 
@@ -331,12 +358,17 @@ class Panel:
     def node_removed(self):
         """A node has left the scene."""
         self.volumes.forget_missing()
+        parameters = self._parameters
+        if parameters is not None and not slicer.mrmlScene.IsNodePresent(parameters.parameterNode):
+            self.bind()
+        self.sets_view.show()
 
     def close(self):
         """End every process and leave nothing behind."""
         self._alive = False
         self.timer.stop()
         self.run.end_all()
+        self.run.writing.clear()
         self.exporter.stop_all()
         self.release()
         self.volumes_view.close()

@@ -391,21 +391,30 @@ class ReviewLogic:
         editor.setSourceVolumeNode(self.node("ct"))
 
     def masks_as_volumes(self):
-        """The masks as temporary label maps, as NAME_edited; the caller removes them.
+        """For each mask, as NAME_edited, a function that makes a label map outside the scene.
 
         The library makes masks of its own and keeps their names for them.
         """
         segmentation, reference = self.node("masks"), self.node("ct")
-        made = {}
-        for name, identifier in segments(segmentation).items():
-            if not name.isidentifier() or name == "scanned":
-                continue
-            label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"mask {name}")
-            slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode(
-                segmentation, [identifier], label, reference
-            )
-            made[f"{name}_edited"] = label
-        return made
+
+        def maker(name, identifier):
+            def make():
+                label = slicer.mrmlScene.AddNewNodeByClass(
+                    "vtkMRMLLabelMapVolumeNode", f"mask {name}"
+                )
+                slicer.modules.segmentations.logic().ExportSegmentsToLabelmapNode(
+                    segmentation, [identifier], label, reference
+                )
+                slicer.mrmlScene.RemoveNode(label)
+                return label
+
+            return make
+
+        return {
+            f"{name}_edited": maker(name, identifier)
+            for name, identifier in segments(segmentation).items()
+            if name.isidentifier() and name != "scanned"
+        }
 
 
 def _ml(volume):

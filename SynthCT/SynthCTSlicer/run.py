@@ -7,29 +7,36 @@ import re
 import shutil
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
-from SynthCTSlicer import library, mrml
+from SynthCTSlicer import library, mrml, slabs
 from SynthCTSlicer.runner import CANCELLED, DONE, MEMORY, PACKAGE, Job, JobRunner, Outcome
 from SynthCTSlicer.signals import PanelError, Signal
+from SynthCTSlicer.steps import Steps
 
 
 @dataclass
 class RunState:
-    """What is going on. ``severity`` of the message: "", "fine", "warning" or "error"."""
+    """What is going on. ``severity`` of the message: "", "fine", "warning" or "error".
+
+    ``waiting``: titles of the jobs in the queue. ``busy``: a job is written or at work.
+    ``offers``: what to do after a failure, (text, function) each.
+    """
 
     fraction: float = 0.0
     stage: str = ""
     started: float = 0.0
     remaining_s: object = None
-    waiting: int = 0
+    waiting: tuple = ()
     busy: bool = False
     cancelling: bool = False
     loading: bool = False
+    offers: tuple = ()
     message: str = ""
     severity: str = ""
     log: list = field(default_factory=list)
@@ -40,6 +47,7 @@ class RunLogic:
     """Writes jobs, gives them to the runner, and loads what they made.
 
     ``later(ms, function)`` calls a function from the event loop; ``root()`` is the folder for jobs.
+    Volumes are written and read in steps: neither holds up the window.
     """
 
     def __init__(self, volumes, task, runner, checker, later, root):
@@ -50,10 +58,12 @@ class RunLogic:
         self.changed = Signal()
         self.loaded = Signal()
         self.package_missing = Signal()
+        self.writing, self.reading = Steps(later), Steps(later)
+        self._preparing = deque()
         self._context = {}
-        self._loading = set()
         self._kept = {}
         self._check_wanted = 0
+        self._check = None
         runner.progressed.connect(self._on_progress)
         runner.changed.connect(self._on_runner)
         runner.finished.connect(self._on_finished)
@@ -94,7 +104,7 @@ class RunLogic:
             raise PanelError(_("One volume is chosen twice: choose two different volumes."))
         return found
 
-    def start(self, masks=None):
+    def start(self):
         """Start the chosen task, or queue it when another run is at work. Raises PanelError."""
         inputs = self.inputs()
         task = self.task.state
@@ -106,62 +116,84 @@ class RunLogic:
             "model": task.model or None,
             "options": self.task.options(),
         }
-        self.submit(inputs, content, masks or {})
+        self.submit(inputs, content)
 
-    def submit(self, inputs, content, masks):
-        """Write a job of volumes by slot (masks by name) and give it to the runner."""
-        folder = self._write(inputs, content, masks)
+    def submit(self, inputs, content, masks=None):
+        """Write a job and give it to the runner. Raises PanelError when it cannot be begun.
+
+        ``inputs``: volumes by slot. ``masks``: for each name a function that makes a label map,
+        called when its turn has come.
+        """
+        masks = masks or {}
+        folder = self._begin(inputs, content, masks)
         job = Job(folder, content["subject"], ("-m", "SynthCTLib.worker", str(folder)))
         self._context[str(folder)] = {
             "subject": content["subject"],
             "inputs": {slot: (node.GetID(), node.GetName()) for slot, node in inputs.items()},
             "pet": self.volumes.state.nodes["pet"],
+            "content": content,
+            "again": None if masks else inputs,
         }
-        self.state.message, self.state.severity = "", ""
-        self.runner.add(job)
+        self.say("", "")
+        work = self._write(folder, inputs, masks)
+        self._preparing.append(job)
+
+        def written(_nothing):
+            self._preparing.remove(job)
+            self.runner.add(job)
+
+        def failed(error):
+            self._preparing.remove(job)
+            self._context.pop(str(folder), None)
+            self._on_runner()
+            self.say(_sentence(error, folder), "error")
+
+        job.writing = self.writing.add(work, written, failed)
+        self._on_runner()
         return job
 
-    def _write(self, inputs, content, masks):
+    def _begin(self, inputs, content, masks):
+        """A new job folder with the request in it."""
         folder = Path(self._root()) / f"job-{uuid.uuid4().hex[:12]}"
-        folder.mkdir(parents=True)
+        request = {**content, "inputs": {slot: {"path": f"{slot}.nrrd"} for slot in inputs}}
+        if masks:
+            files = {name: str(folder / f"mask_{name}.nrrd") for name in masks}
+            request["options"] = {**request["options"], "masks": files}
         try:
-            paths = {}
-            for slot, node in inputs.items():
-                self._place(node, folder / f"{slot}.nrrd")
-                paths[slot] = {"path": f"{slot}.nrrd"}
-            request = {**content, "inputs": paths}
-            if masks:
-                files = {}
-                for name, node in masks.items():
-                    mrml.write_volume(node, folder / f"mask_{name}.nrrd")
-                    files[name] = str(folder / f"mask_{name}.nrrd")
-                request["options"] = {**request["options"], "masks": files}
+            folder.mkdir(parents=True)
             library.write_request(folder, request)
         except (PanelError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, PanelError):
-                raise
-            full = error.errno == errno.ENOSPC
-            raise PanelError(
-                _("The disk that holds {f} is full: free some space and run again.").format(
-                    f=folder.parent
-                )
-                if full
-                else _("The job cannot be written to {f} ({r}): check the folder.").format(
-                    f=folder.parent, r=error.strerror
-                )
-            ) from error
+            raise PanelError(_sentence(error, folder)) from error
         return folder
+
+    def _write(self, folder, inputs, masks):
+        """The volumes of a job, in steps."""
+        try:
+            for slot, node in inputs.items():
+                yield from self._place(node, folder / f"{slot}.nrrd")
+            for name, make in masks.items():
+                yield from slabs.write(make(), folder / f"mask_{name}.nrrd")
+        except BaseException:  # GeneratorExit as well: the work was dropped
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _place(self, node, path):
         """Put a volume into a job folder; what the gate was given is not written again."""
-        stamp = (node.GetMTime(), node.GetImageData().GetMTime())
+        image = node.GetImageData()
+        if image is None or slicer.mrmlScene.GetNodeByID(node.GetID()) is not node:
+            raise PanelError(
+                _("{name} was deleted before the run began: choose another volume.").format(
+                    name=node.GetName()
+                )
+            )
+        stamp = (node.GetMTime(), image.GetMTime())
         known, file = self._kept.get(node.GetID(), (None, None))
         if known != stamp or not file.is_file():
             if file is not None:
                 file.unlink(missing_ok=True)
             file = path.parent.parent / f"input-{uuid.uuid4().hex[:12]}.nrrd"
-            mrml.write_volume(node, file)
+            yield from slabs.write(node, file)
             self._kept[node.GetID()] = (stamp, file)
         try:
             os.link(file, path)
@@ -169,8 +201,36 @@ class RunLogic:
             shutil.copyfile(file, path)
 
     def cancel(self):
-        """Cancel the run at work."""
-        self.runner.cancel()
+        """Cancel the run at work, or the one that is being written."""
+        if self.runner.busy or not self._preparing:
+            self.runner.cancel()
+            return
+        self._forget(self._preparing[0])
+        self.say(_("Cancelled. Nothing was kept; the scene is as it was."), "warning")
+
+    def _forget(self, job):
+        """Drop a job that is still being written."""
+        self._preparing.remove(job)
+        self._context.pop(str(job.folder), None)
+        self.writing.drop(job.writing)
+        shutil.rmtree(job.folder, ignore_errors=True)
+        self._on_runner()
+
+    def _queue(self):
+        """The jobs that wait: for the runner, then those still being written."""
+        preparing = list(self._preparing)
+        return [*self.runner.waiting, *(preparing if self.runner.busy else preparing[1:])]
+
+    def remove_waiting(self, index):
+        """Take a job out of the queue, by its place in ``state.waiting``."""
+        queue = self._queue()
+        if not 0 <= index < len(queue):
+            return
+        if queue[index] in self._preparing:
+            self._forget(queue[index])
+        else:
+            self._context.pop(str(queue[index].folder), None)
+            self.runner.remove(queue[index])
 
     def _on_progress(self, job):
         state = self.state
@@ -180,24 +240,27 @@ class RunLogic:
 
     def _on_runner(self):
         state, runner = self.state, self.runner
-        if runner.busy and not state.busy:
+        busy = runner.busy or bool(self._preparing)
+        if busy and not state.busy:
             state.fraction, state.stage, state.remaining_s, state.log = 0.0, _("Starting"), None, []
             state.started = time.monotonic()
-        state.busy, state.cancelling = runner.busy, runner.cancelling
-        state.waiting = len(runner.waiting)
+        if not runner.busy and self._preparing:
+            state.stage = _("Writing the volumes")
+        state.busy, state.cancelling = busy, runner.cancelling
+        state.waiting = tuple(job.title for job in self._queue())
         self.changed()
 
     def _on_finished(self, job, outcome):
         state = self.state
         state.log = list(job.log)
         context = self._context.pop(str(job.folder), None)
-        state.busy = False
+        state.busy = bool(self._preparing)
         if outcome.kind == PACKAGE:
             self.package_missing(outcome.package)
-        if outcome.kind == MEMORY:
-            self.task.set("device", "cpu")
         if outcome.kind != DONE:
-            self._say(outcome.message, "warning" if outcome.kind == CANCELLED else "error")
+            severity = "warning" if outcome.kind == CANCELLED else "error"
+            offers = self._offers(context) if outcome.kind == MEMORY else ()
+            self.say(outcome.message, severity, offers)
             return
         gone = [
             name
@@ -206,7 +269,7 @@ class RunLogic:
         ]
         if gone:
             shutil.rmtree(job.folder, ignore_errors=True)
-            self._say(
+            self.say(
                 _(
                     "{name} was deleted during the run, so that the result belongs to nothing and "
                     "was dropped: load the volume again and run."
@@ -216,44 +279,47 @@ class RunLogic:
             return
         self._load(job.folder, context)
 
+    def _offers(self, context):
+        """What may help when memory ran out: the processor, or a smaller model."""
+        content, inputs = context["content"], context["again"]
+        if inputs is None:
+            return ()
+        offers = []
+        if content["options"].get("device") != "cpu":
+            options = {**content["options"], "device": "cpu"}
+            offers.append((_("Retry on the CPU"), {**content, "options": options}))
+        smaller = self.task.smaller_model(content["model"])
+        if smaller:
+            text = _("Retry with {model}").format(model=smaller)
+            offers.append((text, {**content, "model": smaller}))
+        return tuple((text, self._repeater(inputs, again)) for text, again in offers)
+
+    def _repeater(self, inputs, content):
+        return lambda: self.submit(inputs, content)
+
     def _load(self, folder, context):
         run = Path(folder).name
         try:
             result = library.read_result(folder)
         except PanelError as error:
-            self._say(str(error), "error")
+            self.say(str(error), "error")
             return
-        self._loading.add(run)
         self.state.loading = True
-        self._say(_("Loading the result"), "")
-        steps = mrml.load_result(folder, result, context["subject"], run)
+        self.say(_("Loading the result"), "")
         seconds = time.monotonic() - self.state.started
 
-        def step():
-            if run not in self._loading:
-                return  # the scene was closed meanwhile
-            try:
-                next(steps)
-            except StopIteration:
-                self._loaded(run, folder, result, context, seconds)
-                return
-            except (RuntimeError, OSError) as error:
-                mrml.remove_run(run)
-                self._end_loading(run)
-                self._say(
-                    _("The result could not be loaded ({e}): run again.").format(e=error), "error"
-                )
-                return
-            self._later(0, step)
+        def done(_nothing):
+            self._loaded(run, folder, result, context, seconds)
 
-        self._later(0, step)
+        def failed(error):
+            mrml.remove_run(run)
+            self.state.loading = self.reading.busy
+            self.say(_("The result could not be loaded ({e}): run again.").format(e=error), "error")
 
-    def _end_loading(self, run):
-        self._loading.discard(run)
-        self.state.loading = bool(self._loading)
+        self.reading.add(mrml.load_result(folder, result, context["subject"], run), done, failed)
 
     def _loaded(self, run, folder, result, context, seconds):
-        self._end_loading(run)
+        self.state.loading = self.reading.busy
         record = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLTextNode", f"{context['subject']}: {_('record of the run')}"
         )
@@ -270,13 +336,12 @@ class RunLogic:
         self.state.run = run
         doubts = [f.message for f in result.findings if f.severity == "warning"]
         done = _("Done in {s:.0f} s. Look at the result below.").format(s=seconds)
-        self._say(
-            " ".join([done, *doubts[:2]]) if doubts else done, "warning" if doubts else "fine"
-        )
+        self.say(" ".join([done, *doubts[:2]]) if doubts else done, "warning" if doubts else "fine")
         self.loaded(run)
 
-    def _say(self, message, severity):
-        self.state.message, self.state.severity = message, severity
+    def say(self, message, severity, offers=()):
+        """Show a message, and what can be done about it."""
+        self.state.message, self.state.severity, self.state.offers = message, severity, offers
         self.changed()
 
     # -- the gate ------------------------------------------------------------------------------
@@ -285,12 +350,12 @@ class RunLogic:
         """Let the gate look at the chosen volumes, once they have been left alone for a moment."""
         self._check_wanted += 1
         ticket = self._check_wanted
-        self._later(delay_ms, lambda: self._check(ticket))
+        self._later(delay_ms, lambda: self._begin_check(ticket))
 
-    def _check(self, ticket):
+    def _begin_check(self, ticket):
         if ticket != self._check_wanted:
             return
-        self.checker.stop_all()
+        self._stop_check()
         try:
             inputs = self.inputs()
         except PanelError:
@@ -302,14 +367,30 @@ class RunLogic:
             "options": self.task.options(),
         }
         try:
-            folder = self._write(inputs, content, {})
+            folder = self._begin(inputs, content, {})
         except PanelError as error:
-            self._say(str(error), "error")
+            self.say(str(error), "error")
             return
-        arguments = ("-m", "SynthCTLib.worker", str(folder), "--check")
-        self.volumes.state.checking = True
-        self.volumes.changed()
-        self.checker.add(Job(folder, "check", arguments))
+        self.volumes.set_checking(True)
+
+        def written(_nothing):
+            arguments = ("-m", "SynthCTLib.worker", str(folder), "--check")
+            self.checker.add(Job(folder, "check", arguments))
+
+        def failed(error):
+            self.volumes.set_checking(False)
+            self.say(_sentence(error, folder), "error")
+
+        work = self.writing.add(self._write(folder, inputs, {}), written, failed)
+        self._check = (work, folder)
+
+    def _stop_check(self):
+        self.checker.stop_all()
+        if self._check is not None:
+            work, folder = self._check
+            self._check = None
+            self.writing.drop(work)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _on_checked(self, job, outcome):
         findings = {}
@@ -329,9 +410,11 @@ class RunLogic:
     def end_all(self, reason=""):
         """End every process at once: the scene or the module is going away."""
         self._check_wanted += 1
-        self.checker.stop_all()
-        was_busy = self.runner.busy or self.state.loading
-        self._loading.clear()
+        self._stop_check()
+        was_busy = self.state.busy or self.state.loading
+        for job in tuple(self._preparing):
+            self._forget(job)
+        self.reading.clear()
         self.state.loading = False
         self.runner.stop_all()
         self._context.clear()
@@ -340,7 +423,20 @@ class RunLogic:
         self._kept.clear()
         self.state.busy = False
         if was_busy and reason:
-            self._say(reason, "warning")
+            self.say(reason, "warning")
+
+
+def _sentence(error, folder):
+    """What went wrong with a job folder."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.ENOSPC:
+        return _("The disk that holds {f} is full: free some space and run again.").format(
+            f=folder.parent
+        )
+    return _("The job cannot be written to {f} ({r}): check the folder.").format(
+        f=folder.parent, r=error.strerror
+    )
 
 
 TITLES = {

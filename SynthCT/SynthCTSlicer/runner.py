@@ -18,6 +18,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from SynthCTSlicer.signals import Signal
 
 POLL_MS = 100
@@ -31,7 +33,7 @@ _NEEDS = re.compile(r"needs the package (\w+), which is not installed")
 
 @dataclass
 class Job:
-    """A job folder with a request, and how far its worker is."""
+    """A job folder with a request, and how far its worker is. ``writing``: see ``steps``."""
 
     folder: Path
     title: str
@@ -42,6 +44,7 @@ class Job:
     remaining_s: object = None
     started: float = 0.0
     log: list = field(default_factory=list)
+    writing: object = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,11 @@ class JobRunner:
             self.current = None
             reason = error.strerror or str(error)
             self.finished(
-                job, Outcome(REFUSED, f"The worker cannot be started ({reason}): reinstall Slicer.")
+                job,
+                Outcome(
+                    REFUSED,
+                    _("The worker cannot be started ({r}): reinstall Slicer.").format(r=reason),
+                ),
             )
             self._next()
 
@@ -197,13 +204,16 @@ class JobRunner:
 
     def _outcome(self, job, code):
         if not job.folder.is_dir():
-            return Outcome(LOST, "The job's folder was deleted while it ran: run again.")
+            return Outcome(LOST, _("The job's folder was deleted while it ran: run again."))
         said = _text(job.folder / "worker.txt")
         last = said.strip().splitlines()[-1] if said.strip() else ""
         if self.cancelling or code == 3:
-            return Outcome(CANCELLED, "Cancelled. Nothing was kept; the scene is as it was.")
+            text = _("Cancelled. Nothing was kept; the scene is as it was.")
+            return Outcome(CANCELLED, text)
         if code == 0:
             return Outcome(DONE, "")
+        if "memory does not suffice" in last:  # the library has tried with less already
+            return Outcome(MEMORY, last)
         if code == 2 and last:
             needs = _NEEDS.search(last)
             return Outcome(PACKAGE, last, needs.group(1)) if needs else Outcome(REFUSED, last)
@@ -211,32 +221,44 @@ class JobRunner:
         if "out of memory" in trace.lower():
             return Outcome(
                 MEMORY,
-                "The graphics card ran out of memory: the device is set to the CPU now, run again.",
+                _(
+                    "The graphics card ran out of memory: close other programs, or retry on the "
+                    "CPU or with a smaller model."
+                ),
             )
         for package in ("torch", *_needed()):
             if f"No module named '{package}" in trace or f"cannot import name '{package}" in trace:
                 return Outcome(
                     PACKAGE,
-                    f"The package {package} is missing or only half installed: press Install at "
-                    "the top of the panel, and restart Slicer.",
+                    _(
+                        "The package {p} is missing or only half installed: press Install at the "
+                        "top of the panel, and restart Slicer."
+                    ).format(p=package),
                     package,
                 )
         if "ImportError" in trace and "torch" in trace:
             return Outcome(
                 PACKAGE,
-                "torch is installed but cannot be loaded: press Install at the top of the panel, "
-                "and restart Slicer.",
+                _(
+                    "torch is installed but cannot be loaded: press Install at the top of the "
+                    "panel, and restart Slicer."
+                ),
                 "torch",
             )
         if "Traceback" not in trace:
             return Outcome(
                 KILLED,
-                "The worker was ended from outside, often for want of memory: close other "
-                "programs and run again.",
+                _(
+                    "The worker was ended from outside, often for want of memory: close other "
+                    "programs and run again."
+                ),
             )
         job.log.append(trace.strip())
         return Outcome(
-            BUG, f"This is a bug in SynthCT: please report it with the log in {job.folder}."
+            BUG,
+            _("This is a bug in SynthCT: please report it with the log in {f}.").format(
+                f=job.folder
+            ),
         )
 
     def _kill(self):

@@ -79,6 +79,12 @@ class TaskLogic:
         """The card of the chosen model, HTML."""
         return next((m.card for m in self.state.models if m.name == self.state.model), "")
 
+    def smaller_model(self, name):
+        """The largest model of the task with less weights than the named one; "" for none."""
+        models = {m.name: m.weights_bytes for m in self.state.models}
+        smaller = [n for n, size in models.items() if size < models.get(name, 0)]
+        return max(smaller, key=models.get, default="")
+
     def options(self):
         """The options of a job request, plain values."""
         state = self.state

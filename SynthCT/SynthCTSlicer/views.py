@@ -293,16 +293,28 @@ class RunView:
         ui.cancelButton.connect("clicked()", logic.cancel)
         ui.logButton.connect("toggled(bool)", self._open_log)
         ui.copyLogButton.connect("clicked()", self._copy)
+        ui.removeButton.connect("clicked()", self._remove)
+        ui.firstOffer.connect("clicked()", lambda: self._accept(0))
+        ui.secondOffer.connect("clicked()", lambda: self._accept(1))
         self._open_log(False)
         logic.changed.connect(self.show)
         self.show()
 
     def _run(self):
+        self._try(self.logic.start)
+
+    def _accept(self, index):
+        _text, again = self.logic.state.offers[index]
+        self._try(again)
+
+    def _try(self, action):
         try:
-            self.logic.start()
+            action()
         except PanelError as error:
-            self.logic.state.message, self.logic.state.severity = str(error), "error"
-            self.logic.changed()
+            self.logic.say(str(error), "error")
+
+    def _remove(self):
+        self.logic.remove_waiting(max(0, self.ui.queueList.currentRow))
 
     def _open_log(self, on):
         self.ui.logText.setVisible(bool(on))
@@ -320,9 +332,18 @@ class RunView:
         ui.progressBar.setVisible(at_work)
         ui.progressBar.setValue(round(1000 * state.fraction))
         self.tick()
-        waiting = _("{n} waiting").format(n=state.waiting) if state.waiting else ""
-        ui.queueLabel.setText(waiting)
-        ui.queueLabel.setVisible(bool(waiting))
+        count = len(state.waiting)
+        ui.queueLabel.setText(_("{n} waiting").format(n=count) if count else "")
+        for widget in (ui.queueLabel, ui.queueList, ui.removeButton):
+            widget.setVisible(bool(count))
+        if [ui.queueList.item(i).text() for i in range(ui.queueList.count)] != list(state.waiting):
+            ui.queueList.clear()
+            for title in state.waiting:
+                ui.queueList.addItem(title)
+        for i, button in enumerate((ui.firstOffer, ui.secondOffer)):
+            button.setVisible(i < len(state.offers))
+            if i < len(state.offers):
+                button.setText(state.offers[i][0])
         ui.messageFrame.setVisible(bool(state.message))
         ui.messageFrame.setStyleSheet(theme.frame("messageFrame", state.severity))
         ui.messageText.setText(theme.line(state.severity, state.message) if state.message else "")
@@ -343,6 +364,27 @@ class RunView:
         if state.remaining_s is not None:
             text = _("{t}, about {r} left").format(t=text, r=duration(state.remaining_s))
         ui.timeLabel.setText(text)
+
+
+class SetsView:
+    """The parameter sets of the scene. ``sets`` gives (node ID, name) pairs, the current's ID."""
+
+    def __init__(self, ui, sets, choose, make):
+        self.ui, self._sets, self._choose = ui, sets, choose
+        self._filling = False
+        ui.setBox.connect("currentIndexChanged(int)", self._chosen)
+        ui.newSetButton.connect("clicked()", make)
+
+    def _chosen(self, index):
+        if index >= 0 and not self._filling:
+            self._choose(self.ui.setBox.itemData(index))
+
+    def show(self):
+        """Show the sets there are."""
+        items, current = self._sets()
+        self._filling = True
+        _fill(self.ui.setBox, items, current)
+        self._filling = False
 
 
 class ReviewView:

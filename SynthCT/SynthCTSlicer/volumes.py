@@ -78,6 +78,11 @@ class VolumesLogic:
         lines = mrml.unsuitable(self.node(slot))
         return lines[0].message if lines else ""
 
+    def set_checking(self, checking):
+        """Whether the gate is looking at the volumes."""
+        self.state.checking = checking
+        self.changed()
+
     def set_findings(self, findings):
         """What the gate said: lines by slot; a slot without lines has passed."""
         self.state.checking = False

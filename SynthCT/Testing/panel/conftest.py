@@ -173,8 +173,10 @@ class Page:
             if n.IsA("vtkMRMLScalarVolumeNode")
         ]
 
-    def run(self, **modes: Any) -> None:
+    def run(self) -> None:
+        """Press Run; the job is with the runner afterwards, or has been refused."""
         self.ui.runButton.click()
+        self.wait(lambda: not self.panel.run.writing.busy)
 
     def until_idle(self, seconds: float = 20.0) -> None:
         run = self.panel.run.state

@@ -21,6 +21,11 @@ HALF_TORCH = TRACE + "ImportError: libtorch_cpu.so: cannot open shared object fi
 SAYS = {
     "refuse": (2, "The file w.safetensors of model m is not the published one: reinstall it.\n"),
     "out-of-memory": (1, OUT_OF_MEMORY),
+    "no-memory": (
+        2,
+        "The memory does not suffice for model m, not even for one patch of 64 x 64 x 64 voxels: "
+        "close other programs, or take another model.\n",
+    ),
     "half-torch": (1, HALF_TORCH),
     "no-torch": (
         2,

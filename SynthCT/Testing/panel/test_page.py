@@ -220,7 +220,6 @@ def test_job_holds_the_volumes_as_they_are_now(page: Any, images: Path) -> None:
 
     def written() -> Any:
         page.run()
-        page.wait(lambda: page.panel.runner.busy)
         path = page.panel.runner.current.folder / "mr.nrrd"
         node = slicer.util.loadVolume(str(path), {"show": False})
         values = (first(node).copy(), path.stat().st_ino)
@@ -309,24 +308,140 @@ def test_window_does_not_freeze_during_a_run(page: Any, images: Path) -> None:
 
 def test_two_runs_queue_in_folders_of_their_own(page: Any, images: Path) -> None:
     filled(page, images)
+    page.mode("polite")
     page.run()
     first = page.panel.runner.current.folder
     assert page.ui.runButton.text == "Add to the queue"
+    page.mode("replay")
     page.run()
     assert page.ui.queueLabel.text == "1 waiting"
     assert page.panel.runner.waiting[0].folder != first
     runs = []
     page.panel.run.loaded.connect(runs.append)
+    page.ui.cancelButton.click()
+    page.run()
     page.wait(lambda: len(runs) == 2)
     page.until_idle()
     assert len(set(runs)) == 2
+    assert not page.ui.queueList.isVisible()
+
+
+def test_waiting_runs_can_be_taken_out_of_the_queue(page: Any, images: Path) -> None:
+    filled(page, images)
+    page.mode("polite")
+    page.run()
+    at_work = page.panel.runner.current.folder
+    page.run()
+    page.run()
+    waiting = [job.folder for job in page.panel.runner.waiting]
+    assert [page.ui.queueList.item(i).text() for i in range(page.ui.queueList.count)] == ["t1"] * 2
+    page.ui.queueList.setCurrentRow(1)
+    page.ui.removeButton.click()
+    assert [job.folder for job in page.panel.runner.waiting] == waiting[:1]
+    assert waiting[0].is_dir()
+    assert not waiting[1].exists()
+    page.ui.removeButton.click()  # without a choice: the next
+    assert page.panel.runner.current.folder == at_work
+    assert not page.ui.removeButton.isVisible()
+    page.ui.cancelButton.click()
+    page.until_idle()
+    assert not list(page.panel._root().glob("job-*"))
+
+
+def test_run_is_cancelled_or_removed_while_its_volumes_are_written(page: Any, images: Path) -> None:
+    filled(page, images)
+    page.wait(lambda: "No objection" in page.ui.mrFindings.text)
+    arrays = slicer.util.arrayFromVolume(page.panel.volumes.node("mr"))
+    arrays[:] += 1
+    slicer.util.arrayFromVolumeModified(page.panel.volumes.node("mr"))
+    root = page.panel._root()
+    page.ui.runButton.click()
+    page.ui.runButton.click()
+    assert not page.panel.runner.busy
+    assert page.ui.queueLabel.text == "1 waiting"
+    page.ui.removeButton.click()
+    assert page.ui.cancelButton.isEnabled()
+    page.ui.cancelButton.click()
+    assert "Cancelled" in page.ui.messageText.text
+    assert not page.ui.cancelButton.isEnabled()
+    page.until_idle()
+    assert not list(root.glob("job-*"))
+    assert not list(root.glob("*.part"))
+    page.run()  # and the next one works
+    page.until_idle()
+    assert "Done in" in page.ui.messageText.text
+
+
+def test_volume_changed_while_it_is_written_is_said(page: Any, images: Path) -> None:
+    filled(page, images)
+    page.wait(lambda: "No objection" in page.ui.mrFindings.text)
+    mr = page.panel.volumes.node("mr")
+    slicer.util.arrayFromVolume(mr)[:] += 1
+    slicer.util.arrayFromVolumeModified(mr)
+    written = page.panel.run.writing
+    page.ui.runButton.click()
+    written._step()  # the first slab
+    slicer.util.arrayFromVolumeModified(mr)
+    page.until_idle()
+    assert "t1 was changed while it was written" in page.ui.messageText.text
+    assert not list(page.panel._root().glob("job-*"))
+
+
+@pytest.mark.parametrize("how", ["trace", "sentence"])
+def test_without_memory_the_cpu_and_a_smaller_model_are_offered(
+    page: Any, images: Path, how: str
+) -> None:
+    from SynthCTLib.workflow.folder import JobFolder
+
+    filled(page, images)
+    page.choose(page.ui.modelBox, "head-unet")
+    mr = page.panel.volumes.node("mr").GetID()
+    page.mode("out-of-memory" if how == "trace" else "no-memory")
+    page.run()
+    page.until_idle()
+    assert page.ui.firstOffer.text == "Retry on the CPU"
+    smaller = page.panel.task.smaller_model("head-unet")
+    assert page.ui.secondOffer.text == f"Retry with {smaller}"
+    assert page.ui.secondOffer.isVisible()
+    page.choose(page.ui.taskBox, "nac-pet-to-ct")  # what is chosen since then does not matter
+    page.mode("polite")
+    for button, device, model in (
+        (page.ui.firstOffer, "cpu", "head-unet"),
+        (page.ui.secondOffer, "auto", smaller),
+    ):
+        again = page.panel.run.state.offers
+        button.click()
+        page.wait(lambda: page.panel.runner.busy)
+        request = JobFolder.open(page.panel.runner.current.folder).request
+        assert (request.options.device, request.model) == (device, model)
+        assert request.task == "mr-to-ct"
+        assert not page.ui.firstOffer.isVisible()
+        page.ui.cancelButton.click()
+        page.until_idle()
+        page.panel.run.say("", "", again)
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetNodeByID(mr))
+    page.ui.firstOffer.click()
+    page.until_idle()
+    assert "t1 was deleted before the run began" in page.ui.messageText.text
+
+
+def test_nothing_is_smaller_than_a_model_without_a_network(page: Any, images: Path) -> None:
+    filled(page, images)
+    assert page.panel.task.smaller_model("uniform-body") == ""
+    page.mode("out-of-memory")
+    page.choose(page.ui.deviceBox, "cpu")
+    page.run()
+    page.until_idle()
+    assert page.panel.run.state.offers == ()
+    assert not page.ui.firstOffer.isVisible()
+    assert not page.ui.secondOffer.isVisible()
 
 
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
         ("refuse", "is not the published one: reinstall"),
-        ("out-of-memory", "ran out of memory: the device is set to the CPU now"),
+        ("out-of-memory", "ran out of memory: close other programs, or retry"),
         ("half-torch", "torch is installed but cannot be loaded"),
         ("no-torch", "needs the package torch, which is not installed"),
         ("no-package", "pydantic is missing or only half installed"),
@@ -344,8 +459,6 @@ def test_failed_run_says_what_to_do_and_changes_nothing(
     page.until_idle()
     assert words in page.ui.messageText.text
     assert len(page.nodes()) == before
-    device = page.ui.deviceBox.itemData(page.ui.deviceBox.currentIndex)
-    assert device == ("cpu" if mode == "out-of-memory" else "auto")
     page.mode("replay")
     page.run()  # and the panel is usable
     page.until_idle()

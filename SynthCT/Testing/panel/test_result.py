@@ -195,6 +195,7 @@ def test_edited_masks_are_evaluated_again(done: Page) -> None:
     done.mode("polite")
     nodes = len(done.nodes())
     done.ui.reevaluateButton.click()
+    done.wait(lambda: done.panel.runner.busy)
     assert len(done.nodes()) == nodes  # the temporary label maps are gone
     request = json.loads((done.panel.runner.current.folder / "job.json").read_text())
     assert request["task"] is None
@@ -359,6 +360,27 @@ def test_two_parameter_sets_are_kept_apart(done: Page) -> None:
     assert panel.task.state.head_field_mm == 90.0
 
 
+def test_parameter_sets_are_begun_and_chosen_on_the_page(done: Page) -> None:
+    ui = done.ui
+    first = ui.setBox.itemData(ui.setBox.currentIndex)
+    assert ui.setBox.count == 1
+    ui.newSetButton.click()
+    second = ui.setBox.itemData(ui.setBox.currentIndex)
+    assert ui.setBox.count == 2
+    assert second != first
+    assert ui.mrSelector.currentNode() is None
+    done.page.exit()
+    done.page.enter()  # the page is left and entered: the same set
+    assert ui.setBox.itemData(ui.setBox.currentIndex) == second
+    done.choose(ui.setBox, first)
+    assert ui.mrSelector.currentNode().GetName() == "t1"
+    assert done.panel.review.state.run
+    done.choose(ui.setBox, second)
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetNodeByID(second))
+    assert ui.setBox.count == 1
+    assert ui.mrSelector.currentNode().GetName() == "t1"
+
+
 # -- the page itself -------------------------------------------------------------------------------
 
 
@@ -444,14 +466,15 @@ def test_disk_full_and_folder_that_cannot_be_written(
 ) -> None:
     import errno
 
-    from SynthCTSlicer import mrml
+    from SynthCTSlicer import slabs
 
-    def full(node: Any, path: Path) -> None:
+    def full(node: Any, path: Path) -> Iterator[None]:
+        yield
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mrml, "write_volume", full)
+    monkeypatch.setattr(slabs, "write", full)
     done.panel.volumes.node("mr").Modified()  # what was written before is not good any more
-    done.ui.runButton.click()
+    done.run()
     assert "is full: free some space" in done.ui.messageText.text
     assert not done.panel.runner.busy
     assert len(list(done.panel._root().glob("job-*"))) == 1  # only that of the finished run
