@@ -139,6 +139,18 @@ def to_lps(volume: Volume) -> Reoriented:
     return Reoriented(volume.with_image(image), volume.grid)
 
 
+def own_frame(volume: Volume) -> Volume:
+    """The same voxels with the axes of the grid along x, y and z, and its middle at 0.
+
+    What is computed from it depends on the voxels alone, not on how the scanner held its slices.
+    """
+    image = sitk.Image(volume.image)
+    image.SetDirection(np.eye(3).ravel().tolist())
+    half = np.asarray(image.GetSpacing()) * (np.asarray(image.GetSize()) - 1) / 2
+    image.SetOrigin((-half).tolist())
+    return volume.with_image(image)
+
+
 def _axis_code(grid: Grid) -> str:
     code: str = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(grid.direction)
     return code

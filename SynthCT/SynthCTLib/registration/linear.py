@@ -20,7 +20,7 @@ from SynthCTLib.registration.likeness import (
     look_up,
     workers,
 )
-from SynthCTLib.registration.options import AffineOptions, RigidOptions
+from SynthCTLib.registration.options import ROUGH_MM, ROUGH_SAMPLES, AffineOptions, RigidOptions
 from SynthCTLib.registration.pyramid import Views, nearest_on
 from SynthCTLib.registration.quality import Kind, Registration, accepted
 from SynthCTLib.registration.search import LEVER_MM, Matrix, Scene, find_starts
@@ -87,13 +87,15 @@ def register_affine(
 ) -> Registration:
     """Twelve parameters from ``fixed`` to ``moving`` LPS mm points.
 
-    Starts from ``initial`` (rigid or affine); None means a rigid registration with default
-    settings and this one's metric, seed and threads. Raises RegistrationFailed when the result
-    is not credible, InputError when ``initial`` is not linear.
+    Starts from ``initial`` (rigid or affine); None means a rigid registration that is quick and
+    rough (:data:`.options.ROUGH_MM`), with this one's metric, seed and threads. Raises
+    RegistrationFailed when the result is not credible, InputError when ``initial`` is not linear.
     """
     if initial is None:
         rigid = RigidOptions(
             metric=options.metric,
+            spacings_mm=ROUGH_MM,
+            final_samples=ROUGH_SAMPLES,
             seed=options.seed,
             least_quality=options.least_quality,
             threads=options.threads,
@@ -221,7 +223,7 @@ def _turn_slope(axis: int, angle: float) -> Reals:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """A position, and how it was come by.
 
     ``score``: the metric, times the share of the possible overlap; of a limb that slides along
@@ -232,7 +234,7 @@ class _Candidate:
     score: float = 0.0
     ascents: tuple[Ascent, ...] = ()
 
-    def away_mm(self, other: _Candidate, points: Reals) -> float:
+    def away_mm(self, other: Candidate, points: Reals) -> float:
         """How far two positions send points (3, n) of the fixed body apart, in the median."""
         between = self.matrix - other.matrix
         return float(np.median(np.linalg.norm(between[:3, :3] @ points + between[:3, 3:], axis=0)))
@@ -248,28 +250,8 @@ def _refine(
     options: RigidOptions | AffineOptions,
     progress: Progress,
 ) -> Registration:
-    """Follow the metric uphill from each start, level by level, and judge the best end."""
-    candidates = [_Candidate(start) for start in starts]
-    with workers(options.threads) as pool:
-        levels = zip(options.spacings_mm, views.fixed, views.moving, strict=True)
-        for number, (spacing, image, target) in enumerate(levels):
-            points, values = _drawn(image, views.mask, options.samples, options.seed + number)
-            likeness = Likeness(values, target, options.metric, options.bins, pool)
-            to_index = np.linalg.inv(Grid.of(target).index_to_world)
-            followed = []
-            for candidate in candidates:
-                progress.stage(f"{spacing:g} mm", 1.0 / len(options.spacings_mm) / len(candidates))
-                family = _Family(kind, candidate.matrix, views.centre_mm)
-                score = family.score(likeness, points, to_index)
-                still = np.zeros(family.size)
-                end = ascend(score, still, options.iterations, LEAST_GAIN, progress)
-                matrix = family.matrix(end.parameters)
-                overlap = likeness.overlap(to_index[:3] @ matrix @ _with_one(points))
-                share = min(1.0, overlap / views.overlap_possible)
-                followed.append(_Candidate(matrix, end.metric * share, (*candidate.ascents, end)))
-            worth = WORTH_FOLLOWING if number else WORTH_FOLLOWING_COARSE
-            candidates = _leading(followed, worth, points)
-    best = candidates[0]
+    """Follow the metric uphill from each start, and judge the best end."""
+    best = follow(views, starts, kind, options, progress)[0]
     transform = _Family(kind, best.matrix, views.centre_mm).transform()
     return accepted(
         Registration.of(
@@ -278,10 +260,58 @@ def _refine(
     )
 
 
-def _leading(candidates: list[_Candidate], worth: float, points: Reals) -> list[_Candidate]:
+def follow(
+    views: Views,
+    starts: Sequence[Matrix],
+    kind: Kind,
+    options: RigidOptions | AffineOptions,
+    progress: Progress,
+) -> list[Candidate]:
+    """Follow the metric uphill from each start, level by level.
+
+    The best end, and after it all others that are nearly as good and elsewhere.
+    """
+    candidates = [Candidate(start) for start in starts]
+    with workers(options.threads) as pool:
+        levels = _levels(views, options)
+        for number, (spacing, samples, image, target) in enumerate(levels):
+            points, values = drawn(image, views.mask, samples, options.seed + number)
+            likeness = Likeness(values, target, options.metric, options.bins, pool)
+            to_index = np.linalg.inv(Grid.of(target).index_to_world)
+            followed = []
+            for candidate in candidates:
+                progress.stage(f"{spacing:g} mm", 1.0 / len(levels) / len(candidates))
+                family = _Family(kind, candidate.matrix, views.centre_mm)
+                score = family.score(likeness, points, to_index)
+                still = np.zeros(family.size)
+                end = ascend(score, still, options.iterations, LEAST_GAIN, progress)
+                matrix = family.matrix(end.parameters)
+                overlap = likeness.overlap(to_index[:3] @ matrix @ _with_one(points))
+                share = min(1.0, overlap / views.overlap_possible)
+                followed.append(Candidate(matrix, end.metric * share, (*candidate.ascents, end)))
+            worth = WORTH_FOLLOWING if number else WORTH_FOLLOWING_COARSE
+            candidates = _leading(followed, worth, points)
+    return candidates
+
+
+def _levels(
+    views: Views, options: RigidOptions | AffineOptions
+) -> list[tuple[float, int, sitk.Image, sitk.Image]]:
+    """Spacing, number of points, fixed and moving image; of levels with the same voxels the last.
+
+    Images of 4 mm voxels are no finer at 2 and 1 mm.
+    """
+    every = list(
+        zip(options.spacings_mm, options.samples_at, views.fixed, views.moving, strict=True)
+    )
+    sizes = [(image.GetSize(), target.GetSize()) for _, _, image, target in every]
+    return [level for k, level in enumerate(every) if sizes[k] not in sizes[k + 1 :]]
+
+
+def _leading(candidates: list[Candidate], worth: float, points: Reals) -> list[Candidate]:
     """The best one and all others not much worse, best first; of the same position only one."""
     some = points[:, :: max(1, points.shape[1] // COMPARED_POINTS)]
-    kept: list[_Candidate] = []
+    kept: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: -c.score):
         if kept and candidate.score < worth * kept[0].score:
             break
@@ -294,7 +324,7 @@ def _with_one(points: Reals) -> Reals:
     return np.vstack([points, np.ones(points.shape[1])])
 
 
-def _drawn(image: sitk.Image, mask: sitk.Image, most: int, seed: int) -> tuple[Reals, Array]:
+def drawn(image: sitk.Image, mask: sitk.Image, most: int, seed: int) -> tuple[Reals, Array]:
     """Points (3, n) of the mask in LPS mm, at most so many, and the image's values there.
 
     They lie anywhere in their voxels: on the voxels' centres, mutual information has false optima

@@ -11,6 +11,9 @@ from SynthCTLib.errors import InputError
 # Distinctness (see quality): 0.30 and more in the MR/CT pairs of one patient in the benchmark,
 # 0.22 and less for heads against limbs.
 LEAST_QUALITY = 0.25
+# Levels and points of a rigid registration that only starts another one.
+ROUGH_MM = (8.0, 4.0, 2.0)
+ROUGH_SAMPLES = 60_000
 
 
 class Metric(StrEnum):
@@ -30,8 +33,10 @@ class RigidOptions:
 
     ``search_degrees`` and ``search_mm`` bound the exhaustive search at the coarsest level, about
     the position in which the centres of the two bodies coincide. ``spacings_mm`` are the voxel
-    sizes of the levels of refinement, coarse to fine. ``samples`` is the number of points of the
-    fixed image that the metric is computed from, drawn with ``seed``. A result whose distinctness
+    sizes of the levels of refinement, coarse to fine; a level that would see the same voxels as the
+    next is left out. ``samples`` is the number of points of the fixed image that the metric is
+    computed from, drawn with ``seed``; ``final_samples`` that of the last level, which decides how
+    exact the result is. A result whose distinctness
     (see :class:`~SynthCTLib.registration.Quality`) is below ``least_quality`` is refused; images
     of different people reach less than those of one. ``threads`` None takes all cores; the
     result does not depend on it.
@@ -39,8 +44,9 @@ class RigidOptions:
 
     metric: Metric = Metric.MATTES
     bins: int = 40
-    spacings_mm: tuple[float, ...] = (8.0, 4.0, 2.0)
+    spacings_mm: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0)
     samples: int = 60_000
+    final_samples: int = 1_000_000
     iterations: int = 100
     search_degrees: float = 30.0
     search_mm: float = 50.0
@@ -51,12 +57,17 @@ class RigidOptions:
     def __post_init__(self) -> None:
         _check_metric(self.bins, self.iterations, self.least_quality, self.threads)
         _check_levels(self.spacings_mm)
-        _check_sampling(self.samples, self.seed)
+        _check_sampling(min(self.samples, self.final_samples), self.seed)
         if not 0 <= self.search_degrees <= 60 or not 0 <= self.search_mm <= 200:
             raise InputError(
                 f"A search of {self.search_degrees} degrees and {self.search_mm} mm is not "
                 "possible: give 0 to 60 degrees and 0 to 200 mm."
             )
+
+    @property
+    def samples_at(self) -> tuple[int, ...]:
+        """The number of points at each level."""
+        return (self.samples,) * (len(self.spacings_mm) - 1) + (self.final_samples,)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,11 @@ class AffineOptions:
         _check_metric(self.bins, self.iterations, self.least_quality, self.threads)
         _check_levels(self.spacings_mm)
         _check_sampling(self.samples, self.seed)
+
+    @property
+    def samples_at(self) -> tuple[int, ...]:
+        """The number of points at each level."""
+        return (self.samples,) * len(self.spacings_mm)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ LEAST_INFORMATION = 0.03
 MOST_ROTATION_DEGREES = 60.0
 SCALE_RANGE = (0.7, 1.4)
 LEAST_OVERLAP = 0.2
+MISFIT_MM = 4.0
 
 
 class Kind(StrEnum):
@@ -59,12 +60,32 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """Whether a registration holds when it is done again, and everywhere (see :mod:`.fit`).
+
+    ``repeat_mm``: how far from the first answer others lie that fit as well, found from new points
+    and other starts; the median over the body, NaN when none were looked for. ``misfit_mm``: the
+    displacement that would fit clearly better, the median over ``places`` (blocks of 40 mm, near
+    bone where ``near_bone``), NaN when no place tells; ``misfit_share``: the share of these
+    places where it is ``MISFIT_MM`` or more. ``warnings``: sentences about what is too much.
+    """
+
+    repeat_mm: float
+    misfit_mm: float
+    misfit_share: float
+    places: int
+    near_bone: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Registration:
     """A transform from fixed to moving LPS mm points, and how it was found.
 
     ``transform`` is in ITK's resampling direction: ``resample(moving, fixed.grid,
     transform=registration.transform)`` lies on the fixed image. ``metric`` is the optimiser's own
-    figure at the end, larger is better. ``iterations`` counts those at all levels.
+    figure at the end, larger is better. ``iterations`` counts those at all levels. ``fit`` is None
+    unless it was examined.
     """
 
     transform: sitk.Transform
@@ -73,6 +94,12 @@ class Registration:
     metric: float
     converged: bool
     iterations: int
+    fit: Fit | None = None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Every sentence about what looks wrong."""
+        return self.quality.suspicions + (() if self.fit is None else self.fit.warnings)
 
     @staticmethod
     def of(

@@ -244,11 +244,11 @@ def _of_registration(registration: Registration) -> Statement:
             "The registration of the reference CT did not converge: the difference may show the "
             "registration, not the synthetic CT.",
         )
-    if registration.quality.suspicions:
+    if registration.doubts:
         return Statement(
             Level.CAUTION,
             "The registration of the reference CT looks suspicious: "
-            + " ".join(registration.quality.suspicions),
+            + " ".join(registration.doubts),
         )
     return Statement(
         Level.SOUND,

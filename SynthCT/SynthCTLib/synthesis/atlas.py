@@ -24,10 +24,12 @@ from pydantic import ConfigDict
 from scipy import ndimage
 
 from SynthCTLib.errors import InputError, RegistrationFailed
-from SynthCTLib.imaging.grids import Reoriented, isotropic_grid, resample, to_lps
+from SynthCTLib.imaging.grids import Reoriented, isotropic_grid, own_frame, resample, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
+    ROUGH_MM,
+    ROUGH_SAMPLES,
     AffineOptions,
     DeformableOptions,
     Registration,
@@ -89,9 +91,12 @@ class AtlasSynthesizer:
         atlases = open_atlases(self.settings.atlases, self.machine, progress.within("Atlases", 0.1))
         progress.stage("Finding the head", 0.03)
         canonical = to_lps(source)
-        head = head_mask(canonical.volume)
+        # A registration from elsewhere ends a little elsewhere: a patient who lay turned, with the
+        # slices turned alike, must get the same answer.
+        straight = own_frame(canonical.volume)
+        head = head_mask(straight)
         work = _working_grid(head, self.settings.working_mm)
-        mr = resample(canonical.volume, work)
+        mr = resample(straight, work)
         head_work = resample(head, work)
 
         affine = self._onto_template(
@@ -153,7 +158,12 @@ class AtlasSynthesizer:
         rigid = register_rigid(
             mr,
             _resized(template.mr, ratio),
-            RigidOptions(threads=threads, least_quality=LEAST_LIKENESS),
+            RigidOptions(
+                spacings_mm=ROUGH_MM,
+                final_samples=ROUGH_SAMPLES,
+                threads=threads,
+                least_quality=LEAST_LIKENESS,
+            ),
             fixed_mask=head,
             progress=progress.within("Rigid", 0.6),
         )
@@ -222,8 +232,11 @@ class AtlasSynthesizer:
         spread: Array,
         covered: npt.NDArray[np.bool_],
     ) -> tuple[Volume, Volume, Volume]:
-        """CT, coverage and uncertainty back on the grid and in the axis order of the input."""
-        grid = canonical.volume.grid
+        """CT, coverage and uncertainty back on the grid and in the axis order of the input.
+
+        ``head``, ``work`` and what lies on it are in the frame of the input's own axes.
+        """
+        grid = head.grid
         inside = head.array > 0
         reached = resample(work.mask(covered), grid).array > 0
         ct = resample(work.with_array(hu, role=Role.CT), grid).array

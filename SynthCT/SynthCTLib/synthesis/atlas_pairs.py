@@ -18,6 +18,8 @@ from SynthCTLib.phantom import PhantomOptions, make_pair
 from SynthCTLib.phantom.known import known_region
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
+    ROUGH_MM,
+    ROUGH_SAMPLES,
     AffineOptions,
     RigidOptions,
     read_transform,
@@ -138,7 +140,12 @@ def _from_template(
     rigid = register_rigid(
         template.mr,
         atlas.mr,
-        RigidOptions(threads=machine.threads, least_quality=LEAST_LIKENESS),
+        RigidOptions(
+            spacings_mm=ROUGH_MM,
+            final_samples=ROUGH_SAMPLES,
+            threads=machine.threads,
+            least_quality=LEAST_LIKENESS,
+        ),
     )
     affine = register_affine(
         template.mr,

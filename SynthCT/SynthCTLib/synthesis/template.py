@@ -16,7 +16,14 @@ from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
-from SynthCTLib.registration import AffineOptions, RigidOptions, register_affine, register_rigid
+from SynthCTLib.registration import (
+    ROUGH_MM,
+    ROUGH_SAMPLES,
+    AffineOptions,
+    RigidOptions,
+    register_affine,
+    register_rigid,
+)
 from SynthCTLib.registration.transforms import matrix_of
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis.atlas import head_radius_mm
@@ -64,7 +71,12 @@ def onto_template(
     rigid = register_rigid(
         mr,
         target.with_image(image),
-        RigidOptions(threads=threads, least_quality=LEAST_LIKENESS),
+        RigidOptions(
+            spacings_mm=ROUGH_MM,
+            final_samples=ROUGH_SAMPLES,
+            threads=threads,
+            least_quality=LEAST_LIKENESS,
+        ),
         fixed_mask=head,
         progress=progress.within("Rigid", 0.6),
     )

@@ -32,6 +32,8 @@ from SynthCTLib.imaging.table import remove_table
 from SynthCTLib.networks.two_view_unet import CONTEXT_POOLING, pooled
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
+    ROUGH_MM,
+    ROUGH_SAMPLES,
     DeformableOptions,
     Registration,
     RigidOptions,
@@ -52,7 +54,9 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 Count = Annotated[int, Field(ge=1)]
 
 # A limb lies in the second scanner much as in the first; what bends is followed afterwards.
-RIGID = RigidOptions(search_degrees=15.0, search_mm=25.0)
+RIGID = RigidOptions(
+    spacings_mm=ROUGH_MM, final_samples=ROUGH_SAMPLES, search_degrees=15.0, search_mm=25.0
+)
 # From fine to coarse: the first that is credible is taken. The stiff one is that of Paper 2.
 DEFORMATIONS = (
     DeformableOptions(control_spacings_mm=(30.0, 15.0), spacings_mm=(4.0, 3.0), stiffness=1.0),

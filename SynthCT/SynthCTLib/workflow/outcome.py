@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from SynthCTLib.imaging.gate import Finding
 from SynthCTLib.metrics.evaluation import Evaluation
 from SynthCTLib.metrics.pet import PetJudgement
 from SynthCTLib.physics.mumap import TissueMu
-from SynthCTLib.registration import Registration
+from SynthCTLib.registration import Fit, Registration
 from SynthCTLib.report import Kind, ReportContent
 from SynthCTLib.synthesis.card import ModelCard
 from SynthCTLib.synthesis.synthesizer import Anatomy
@@ -157,5 +158,17 @@ def registration_record(registration: Registration) -> dict[str, Any]:
         "normalised_mutual_information": registration.quality.mutual_information,
         "overlap": registration.quality.overlap,
         "folding": registration.quality.folding,
-        "suspicions": list(registration.quality.suspicions),
+        "suspicions": list(registration.doubts),
+        "fit": None if registration.fit is None else fit_record(registration.fit),
+    }
+
+
+def fit_record(fit: Fit) -> dict[str, Any]:
+    """How a registration held when examined; what was not looked at is None."""
+    return {
+        "repeat_mm": None if math.isnan(fit.repeat_mm) else round(fit.repeat_mm, 3),
+        "misfit_mm": None if math.isnan(fit.misfit_mm) else round(fit.misfit_mm, 3),
+        "misfit_share": round(fit.misfit_share, 3),
+        "places": fit.places,
+        "near_bone": fit.near_bone,
     }

@@ -43,6 +43,7 @@ from SynthCTLib.registration import (
     Registration,
     RigidOptions,
     assess,
+    examined,
     read_transform,
     register_rigid,
     write_transform,
@@ -240,12 +241,20 @@ def compare(
             fixed,
             reference,
             RigidOptions(threads=_threads(job.request)),
-            progress=progress.within("Registering the reference", 0.5),
+            progress=progress.within("Registering the reference", 0.4),
         )
         transform = outcome.registration.transform
         outcome.transforms["mr_to_reference"] = transform
     if outcome.registration is not None:
-        for sentence in outcome.registration.quality.suspicions:
+        if transform.IsLinear():
+            outcome.registration = examined(
+                fixed,
+                reference,
+                outcome.registration,
+                threads=_threads(job.request),
+                progress=progress.within("Examining the registration", 0.1),
+            )
+        for sentence in outcome.registration.doubts:
             progress.note(f"Registration: {sentence}")
     progress.stage("Resampling the reference", 0.1)
     grid = synthetic.grid

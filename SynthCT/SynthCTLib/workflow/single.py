@@ -16,12 +16,14 @@ from SynthCTLib.registration import (
     DeformableOptions,
     Registration,
     RigidOptions,
+    examined,
     register_affine,
     register_deformable,
     register_rigid,
     write_transform,
 )
 from SynthCTLib.volume import Role, Volume
+from SynthCTLib.workflow.outcome import fit_record
 from SynthCTLib.workflow.pet_grid import PetGrid, prepare
 
 KINDS = ("rigid", "affine", "deformable")
@@ -52,7 +54,12 @@ def register_files(
     progress.stage("Reading", 0.1)
     fixed = _admitted(fixed_path, fixed_role, None, progress)
     moving = _admitted(moving_path, moving_role, None, progress)
-    found = _register(fixed, moving, kind, threads, progress.within("Registering", 0.75))
+    found = _register(fixed, moving, kind, threads, progress.within("Registering", 0.65))
+    if kind == "rigid":
+        within = progress.within("Examining the registration", 0.1)
+        found = examined(fixed, moving, found, threads=threads, progress=within)
+    for sentence in found.doubts:
+        progress.note(f"Registration: {sentence}")
     progress.stage("Writing", 0.15)
     cubic = Interpolator.NEAREST if moving.role == Role.MASK else Interpolator.BSPLINE
     moved = resample(moving, fixed.grid, transform=found.transform, interpolator=cubic)
@@ -67,7 +74,8 @@ def register_files(
         "normalised mutual information": round(found.quality.mutual_information, 4),
         "overlap": round(found.quality.overlap, 3),
         "folding": found.quality.folding,
-        "suspicions": list(found.quality.suspicions),
+        "suspicions": list(found.doubts),
+        **({} if found.fit is None else fit_record(found.fit)),
     }
 
 

@@ -44,6 +44,10 @@ def test_run_with_a_reference_makes_everything_it_promises(limb_job: Path) -> No
     for name in ("ct", "ct_coverage", "mumap", "reference_ct", "difference", "masks/body"):
         assert (limb_job / result["outputs"][name]["path"]).is_file()
     assert result["registration"]["converged"]
+    fit = result["registration"]["fit"]
+    assert 0 <= fit["repeat_mm"] < 2.0
+    assert fit["places"] > 5
+    assert fit["near_bone"]
     assert (limb_job / "transforms" / "mr_to_reference.h5").is_file()
     assert not (limb_job / "work").exists()
     mr, ct = sitk.ReadImage(str(LIMB_MR)), sitk.ReadImage(str(limb_job / "ct.nii.gz"))

@@ -17,7 +17,7 @@ from SynthCTLib.registration import Kind, Metric, RigidOptions, read_transform, 
 from SynthCTLib.registration.deformable import Domain
 from SynthCTLib.registration.freeform import FreeForm, bending
 from SynthCTLib.registration.likeness import Likeness, workers
-from SynthCTLib.registration.linear import _Candidate, _Family, _leading, _refine
+from SynthCTLib.registration.linear import Candidate, _Family, _leading, _levels, _refine
 from SynthCTLib.registration.pyramid import Views, levels, near_body
 from SynthCTLib.registration.similarity import BINS, Sampled, agreement, voxel_centres
 from SynthCTLib.registration.transforms import LinearParts, jacobian_determinants, matrix_of
@@ -152,6 +152,17 @@ def test_a_family_hands_itk_the_transform_that_it_scored(kind: Kind) -> None:
     assert np.allclose(family.matrix(np.zeros(family.size)), near_start())
 
 
+def test_of_levels_with_the_same_voxels_only_the_last_is_followed() -> None:
+    volume = Volume(smooth_image(1), Role.MR, Unit.ARBITRARY)  # 3 x 4 x 5 mm
+    options = RigidOptions(spacings_mm=(8.0, 2.0, 1.0), samples=2000, final_samples=5000)
+    views = Views.of(volume, volume, options.spacings_mm, None)
+    kept = [(spacing, samples) for spacing, samples, _, _ in _levels(views, options)]
+    assert kept == [(8.0, 2000), (1.0, 5000)]
+    fine = RigidOptions(spacings_mm=(8.0, 4.0))
+    views = Views.of(volume, volume, fine.spacings_mm, None)
+    assert [spacing for spacing, *_ in _levels(views, fine)] == [8.0, 4.0]
+
+
 def shifted(mm: float) -> np.ndarray:
     matrix = np.eye(4)
     matrix[2, 3] = mm
@@ -161,7 +172,7 @@ def shifted(mm: float) -> np.ndarray:
 def test_of_one_position_one_candidate_is_followed_and_none_that_is_much_worse() -> None:
     points = np.random.default_rng(2).normal(0, 60, (3, 500))
     scores = {0.0: 0.30, 0.4: 0.29, 40.0: 0.31, -40.0: 0.28, 80.0: 0.20}
-    candidates = [_Candidate(shifted(mm), score) for mm, score in scores.items()]
+    candidates = [Candidate(shifted(mm), score) for mm, score in scores.items()]
     kept = _leading(candidates, 0.8, points)
     assert [c.matrix[2, 3] for c in kept] == [40.0, 0.0, -40.0]
     assert [c.matrix[2, 3] for c in _leading(candidates, 0.99, points)] == [40.0]

@@ -29,8 +29,8 @@ from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.metrics.evaluation import Evaluation, MaskFigures, evaluate
 from SynthCTLib.metrics.pet import PetJudgement, PetKind, PetRow
 from SynthCTLib.physics.mumap import hu_to_mu, mean_mu_by_tissue
+from SynthCTLib.registration.quality import Fit, Quality, Registration
 from SynthCTLib.registration.quality import Kind as RegistrationKind
-from SynthCTLib.registration.quality import Quality, Registration
 from SynthCTLib.report import Kind, ReportContent, write_report
 from SynthCTLib.report.figures import Look, Outline, Shown, chart_png, film_png, planes_row
 from SynthCTLib.report.gallery import worst_place
@@ -154,6 +154,7 @@ def full_content(**changes: Any) -> ReportContent:
             1.1,
             True,
             87,
+            Fit(0.37, 2.6, 0.14, 21, True),
         ),
         sources={"MR": Source("t1.nii.gz", "ab" * 32)},
         steps=(Step("correct_bias", {"shrink": 4, "levels": [1, 2]}),),
@@ -595,6 +596,9 @@ def test_facts_are_in_the_page(full_page: Page) -> None:
         "correct bias",
         "shrink 4, levels [1, 2]",
         "87 iterations",
+        "0.4 mm",
+        "2.6 mm",
+        "median of 21 places near bone; 4 mm or more in 14 %",
         "9.8.7",
     ):
         assert words in full_page.text
@@ -898,6 +902,11 @@ def test_nothing_suspicious_is_said_so_and_no_more() -> None:
             {"registration": _registered(quality=Quality(0.01, 1, 0, ("They are unlike.",)))},
             Level.CAUTION,
             "looks suspicious: They are unlike.",
+        ),
+        (
+            {"registration": _registered(fit=Fit(2.5, 0.0, 0.0, 9, True, ("It moved.",)))},
+            Level.CAUTION,
+            "looks suspicious: It moved.",
         ),
         (
             {"figures": replace(SOUND_FIGURES, mae_hu=130.0)},
