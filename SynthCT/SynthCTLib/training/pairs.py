@@ -21,6 +21,7 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import Compose, RandFlipd, RandWeightedCropd, SpatialPadd, Transform
 from pydantic import Field
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -81,7 +82,9 @@ class PairSettings:
     ``bone_share`` of the patches are centred on bone, the rest anywhere in the body. ``mirror``:
     axes (x, y, z) along which patches are mirrored, half of them. ``variation``: how whole pairs
     are varied before. ``folds``: parts of the subjects, each of which is the test part of one fold.
-    ``air_weight``: of voxels below -900 HU in the loss. ``masked_loss``: only the body counts.
+    ``padded_mr``: the MR holds exact zeros where it was not scanned; tissue of the CT there does
+    not count. ``air_weight``: of voxels below -900 HU in the loss. ``masked_loss``: only the body
+    counts.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -99,6 +102,7 @@ class PairSettings:
     masked_loss: bool = False
     air_weight: Annotated[float, Field(gt=0)] = 1.0
     space: Literal["own", "mni"] = "own"
+    padded_mr: bool = False
     variation: PairVariation = field(default_factory=PairVariation)
 
 
@@ -397,6 +401,8 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"Subject {item['name']}: {error}") from error
     values = np.clip(hu.array, *settings.ct_range_hu)
+    if settings.padded_mr:
+        both &= ~(padding_of(fine.array) & (values > TISSUE_HU))
     weight = both & region if settings.masked_loss else both
     body = region & both
     bone = body & (values >= BONE_HU)
@@ -409,6 +415,16 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
         "fallback": fallback,
         **residue,
     }
+
+
+def padding_of(mr: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Where an MR holds nothing but zeros, in pieces five voxels wide and more.
+
+    A dark voxel of bone may be 0, and air; no tissue is over a length.
+    """
+    beyond = np.pad(mr == 0, 2, mode="edge")  # what is empty at the edge goes on there
+    empty: npt.NDArray[np.bool_] = ndimage.binary_opening(beyond, iterations=2)[2:-2, 2:-2, 2:-2]
+    return empty
 
 
 class _Place(NamedTuple):

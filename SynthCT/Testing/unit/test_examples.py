@@ -32,6 +32,8 @@ from SynthCTLib.training.pairs import (
     centres_of,
     find_subjects,
     followed,
+    item_of,
+    prepared_pair,
     split_of,
 )
 from SynthCTLib.volume import Role, Unit, Volume
@@ -476,6 +478,29 @@ def test_a_bent_limb_is_followed() -> None:
     bone = straight[inner] == 3
     moved = resample(ct, mr.grid, transform=found.transform).array[inner] > 450
     assert 2 * (moved & bone).sum() / (moved.sum() + bone.sum()) > 0.95  # rigid alone: 0.85
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_where_a_padded_mr_is_empty_the_tissue_of_the_ct_does_not_count(tmp_path: Path) -> None:
+    write_pair(tmp_path / "sub-0", 0)
+    image = sitk.ReadImage(str(tmp_path / "sub-0/mr.nii.gz"))
+    values = sitk.GetArrayFromImage(image)
+    values[:, :, 30:] = 0  # the slab was not scanned
+    values[24, 24, 20] = 0  # a dark voxel
+    padded = sitk.GetImageFromArray(values)
+    padded.CopyInformation(image)
+    sitk.WriteImage(padded, str(tmp_path / "sub-0/mr.nii.gz"))
+    (subject,) = find_subjects(tmp_path)
+    kept, counted = (
+        prepared_pair(item_of(subject, replace(PAIRS, padded_mr=padded_mr), Preparation()))
+        for padded_mr in (False, True)
+    )
+    assert bool(kept["weight"].all())
+    weight, hu = counted["weight"][0].numpy(), counted["hu"][0].numpy()
+    assert not weight[:, :, 30:][hu[:, :, 30:] > -300].any()
+    assert weight[hu < -900].all()  # air there is no contradiction
+    assert weight[:, :, :30].all()
+    assert not (counted["centres"][0].numpy()[~weight]).any()
 
 
 def test_folds_part_the_subjects() -> None:
