@@ -18,7 +18,15 @@ import pytest
 import SimpleITK as sitk
 
 from SynthCTLib.cli.main import run_command
+from SynthCTLib.errors import Cancelled
+from SynthCTLib.imaging.files import read_volume, write_volume
+from SynthCTLib.imaging.grids import isotropic_grid, resample
+from SynthCTLib.progress import ProgressEvent
 from SynthCTLib.resources import resource
+from SynthCTLib.volume import Role
+from SynthCTLib.workflow.folder import JobFolder
+from SynthCTLib.workflow.request import JobRequest
+from SynthCTLib.workflow.run import run_job
 
 HEAD = resource("SampleData", "adult_t1_1.6mm_neck.nii.gz")
 LIMB_MR = resource("SampleData", "STS_014", "mr.nii.gz")
@@ -321,6 +329,82 @@ def test_bad_mr_is_refused_in_one_sentence(
     assert len(said.splitlines()) == 1, said
     assert words.lower() in said.lower()
     assert_nothing_made(out)
+
+
+@pytest.mark.parametrize(
+    "make", [_missing, _truncated, _png, _zero, _with(float("nan")), _one_slice, _vector]
+)
+@pytest.mark.parametrize("command", ["mumap", "register", "evaluate", "run"])
+def test_every_command_refuses_a_bad_ct_in_one_sentence(
+    command: str, make: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, out = make(tmp_path), tmp_path / "out"
+    arguments = {
+        "mumap": ("--ct", source, "-o", out / "mu.nii.gz"),
+        "register": ("--fixed", LIMB_MR, "--moving", source, "-o", out),
+        "evaluate": ("--reference", source, "--synthetic", LIMB_CT, "--anatomy", "body", "-o", out),
+        "run": (
+            *("--mr", LIMB_MR, "--reference-ct", source, "--model", "uniform-body"),
+            *("-o", out),
+        ),
+    }[command]
+    refused(capfd, command, *arguments, "--quiet")
+    assert_nothing_made(out)
+
+
+def _of_the_sample(folder: Path, name: str, away_mm: float = 0.0) -> Path:
+    """An image of the sample, with voxels of 6 mm, so far from its place."""
+    role = Role.MR if name == "mr" else Role.CT
+    volume = read_volume(resource("SampleData", "STS_014", f"{name}.nii.gz"), role)
+    image = sitk.Image(resample(volume, isotropic_grid(volume.grid, 6.0)).image)
+    image.SetOrigin([x + away_mm for x in image.GetOrigin()])
+    write_volume(volume.with_image(image), folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+def test_images_that_do_not_meet_are_refused_where_they_are_not_registered(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mr, ct = _of_the_sample(tmp_path, "mr"), _of_the_sample(tmp_path, "ct", away_mm=2000.0)
+    said = refused(
+        capfd,
+        *("run", "--mr", mr, "--reference-ct", ct, "--model", "uniform-body"),
+        *("--registration", "none", "-o", tmp_path / "out", "--quiet"),
+    )
+    assert "overlap" in said or "meet" in said
+    assert_nothing_made(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *("Reading", "Checking the inputs", "Synthesising with uniform-body", "Masks"),
+        *("Removing the table", "Keeping the reference where it is", "Resampling the reference"),
+        *("Computing the figures", "Effect on PET", "Writing the results", "Writing the report"),
+    ],
+)
+def test_a_run_can_be_stopped_at_every_stage(stage: str, tmp_path: Path) -> None:
+    """Asked to stop as the stage begins; the stages of a registration have tests of their own."""
+    inputs = {"mr": ("mr", 0.0), "reference_ct": ("ct", 0.0)}
+    request = JobRequest.model_validate(
+        {
+            "task": "mr-to-ct",
+            "model": "uniform-body",
+            "inputs": {k: {"path": _of_the_sample(tmp_path, *v)} for k, v in inputs.items()},
+            "options": {"threads": 1, "registration": "none", "bias_correction": False},
+        }
+    )
+    job = JobFolder.create(tmp_path / "out", request)
+    begun = False
+
+    def listen(event: ProgressEvent) -> None:
+        nonlocal begun
+        begun = begun or event.stage == stage
+
+    with pytest.raises(Cancelled) as stopped:
+        run_job(job, listen, lambda: begun)
+    assert stopped.value.exit_code == 3
+    assert_nothing_made(job.path)
 
 
 def assert_nothing_made(folder: Path) -> None:

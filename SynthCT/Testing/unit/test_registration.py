@@ -406,6 +406,13 @@ def test_splines_stop_at_once_when_asked(mr: Volume, ct: Volume) -> None:
     _stops(lambda p: register_deformable(mr, ct, initial=start, progress=p), 5)
 
 
+def test_examining_stops_at_once_when_asked(mr: Volume, ct: Volume) -> None:
+    start = given(sitk.Euler3DTransform())
+    found = replace(start, kind=Kind.RIGID)
+    _stops(lambda p: examined(mr, ct, found, progress=p), 3)
+    _stops(lambda p: examined(mr, ct, start, progress=p), 4)
+
+
 def _stops(work: Callable[[Progress], object], after: int) -> None:
     events: list[ProgressEvent] = []
     asked: list[float] = []

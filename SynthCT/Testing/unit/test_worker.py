@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,17 @@ def test_cancel_file_stops_with_three(tmp_path: Path) -> None:
     assert "Stopped on request" in done.stderr
     assert not (folder / "result.json").exists()
     assert not (folder / "work").exists()
+
+
+def test_input_that_leaves_the_job_folder_is_refused(tmp_path: Path) -> None:
+    shutil.copy(SAMPLE / "mr.nii.gz", tmp_path / "secret.nii.gz")
+    folder = job(tmp_path / "a", mr=Path("../secret.nii.gz"))
+    done = worker(str(folder))
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(said) == 1
+    assert "leaves the job folder" in said[0]
+    assert {p.name for p in folder.iterdir()} <= {"job.json", "log.txt", "progress.jsonl"}
 
 
 def test_package_is_the_command_line() -> None:
