@@ -15,6 +15,7 @@ from test_examples import PAIRS, write_pair
 from test_patchwise import Answer, WithNetwork
 
 from SynthCTLib.errors import InputError
+from SynthCTLib.imaging.files import write_volume
 from SynthCTLib.imaging.grids import resample
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
@@ -29,8 +30,15 @@ from SynthCTLib.synthesis.template import (
     template_brain,
     template_grid,
 )
-from SynthCTLib.training.pairs import PairSource, find_subjects, split_of
-from SynthCTLib.volume import AIR_HU, Role, Volume
+from SynthCTLib.training.pairs import (
+    PairSettings,
+    PairSource,
+    find_subjects,
+    item_of,
+    prepared_pair,
+    split_of,
+)
+from SynthCTLib.volume import AIR_HU, Role, Unit, Volume
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +144,29 @@ def test_the_brain_on_a_padded_grid_lies_where_it_did() -> None:
         for g in (wide, grid)
     )
     assert here == pytest.approx(there, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_pair_is_prepared_in_template_space_with_its_ct_beside_it(
+    subject: tuple[Volume, np.ndarray], tmp_path: Path
+) -> None:
+    """The CT is a linear copy of the MR: so it must be on the template."""
+    mr, _ = subject
+    (tmp_path / "sub").mkdir()
+    write_volume(mr, tmp_path / "sub/mr.nii.gz")
+    hu = 4 * mr.array - 1000
+    write_volume(mr.with_array(hu, role=Role.CT, unit=Unit.HU), tmp_path / "sub/ct.nii.gz")
+    (found,) = find_subjects(tmp_path)
+    settings = PairSettings(spacing_mm=4.0, space="mni", register="none", remove_table=False)
+    pair = prepared_pair(item_of(found, settings, Preparation(method="brain")))
+    grid = template_grid(4.0)
+    image, made = pair["image"][0].numpy().astype(float), pair["hu"][0].numpy().astype(float)
+    assert image.shape == grid.size[::-1]
+    brain = brain_on(grid)
+    assert image[brain].mean() == pytest.approx(0, abs=0.01)
+    assert image[brain].std() == pytest.approx(1, abs=0.01)
+    inside = ndimage.binary_erosion(pair["centres"][0].numpy() > 0, iterations=2)
+    assert np.corrcoef(image[inside], made[inside])[0, 1] > 0.97
+    # And it is the template that it lies on.
+    colin = resample(template(), grid).array
+    assert np.corrcoef(image[brain], colin[brain])[0, 1] > 0.9

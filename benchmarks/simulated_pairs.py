@@ -1,0 +1,52 @@
+"""A folder of simulated pairs for ``synthct train``, one for each head label map of the data pack.
+
+    python benchmarks/simulated_pairs.py --data-pack DIR --out DIR [--spacing 1]
+
+MR and CT of each anatomy by SynthCT's phantom, on one grid. So that papers 1 and 2 can be
+cross-validated where no patient's head is at hand:
+
+    synthct train paper1-small --data DIR -o FOLDS/fold-1 --fold 1 --examples EXAMPLES   # and 2..5
+    python benchmarks/cross_validation.py paper1-small --data DIR --folds FOLDS --examples EXAMPLES
+        -o paper1
+    synthct evaluate --manifest paper1/manifest.csv -o paper1-tables       # per fold, as table 2
+    synthct compare paper1-tables ATLAS-TABLES -o t-test                   # µ rMAE, paired
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from SynthCTLib.imaging.files import read_label_map, write_volume
+from SynthCTLib.imaging.grids import isotropic_grid, resample
+from SynthCTLib.phantom import PhantomOptions, clean_labels, make_pair
+
+SEED = 900
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-pack", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--spacing", type=float, default=1.0, help="mm; the label maps have 1")
+    parser.add_argument("--only", nargs="*", help="names of label maps; all without")
+    arguments = parser.parse_args()
+    maps = sorted((arguments.data_pack / "labels").glob("head_*.nii.gz"))
+    for index, path in enumerate(maps):
+        name = path.name.removesuffix(".nii.gz")
+        folder = arguments.out / name
+        wanted = not arguments.only or name in arguments.only
+        if not wanted or (folder / "ct.nii.gz").is_file():
+            continue
+        pair = make_pair(clean_labels(read_label_map(path)), PhantomOptions(), seed=SEED + index)
+        folder.mkdir(parents=True, exist_ok=True)
+        for volume, file in ((pair.mr, "mr.nii.gz"), (pair.ct, "ct.nii.gz")):
+            grid = isotropic_grid(volume.grid, arguments.spacing)
+            write_volume(
+                volume if arguments.spacing == 1.0 else resample(volume, grid), folder / file
+            )
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
