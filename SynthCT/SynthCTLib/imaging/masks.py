@@ -44,6 +44,10 @@ MR_SURROUNDINGS_GRID_MM = 6.0
 MR_FIRST_SHARE = 0.12
 # Above the mean of what is darker than that by this many standard deviations is not noise.
 MR_NOISE_SIGMAS = 4.0
+# A tumour may hold twenty times the activity of muscle: in the square root they are about as near
+# to each other as tissues of an MR are. Of simulated NAC PETs of three limbs the Dice with the
+# contour of the CT is 0.93, 0.91 and 0.77; 0.24, 0.94 and 0.84 without the root.
+PET_POWER = 0.5
 
 # The brain: found on a coarse grid, where thin bone is blurred to about half its HU. A passage of
 # less than twice the radius is closed: the spinal canal (20 mm) and the orbits. In four label maps
@@ -90,7 +94,8 @@ def head_mask(volume: Volume) -> Volume:
 def body_contour(volume: Volume) -> Volume:
     """Mask of the body, filled; of several parts (both legs) each large one is kept.
 
-    ``volume`` is an MR with dark air or a CT in HU without table: see ``table.remove_table``. Only
+    ``volume`` is an MR with dark air, a CT in HU without table (see ``table.remove_table``), or a
+    PET, corrected or not, of a tracer that all tissue takes up a little. Only
     cavities that the body encloses are filled, up to the cut at an edge of the field of view.
     Raises InputError when nothing stands out from the background.
     """
@@ -274,6 +279,8 @@ def _tissue(image: sitk.Image, volume: Volume) -> Mask:
         volume.require_unit(Unit.HU)
         tissue = np.asarray(sitk.GetArrayViewFromImage(image) > BODY_EDGE_HU)
     else:
+        if volume.role in (Role.PET, Role.NAC_PET):
+            image = sitk.Clamp(image, lowerBound=0.0) ** PET_POWER
         bright = sitk.GetArrayFromImage(image > mr_tissue_level(image)).astype(np.float32)
         # The majority of 3x3x3 voxels: what a median filter before the threshold would give.
         tissue = ndimage.uniform_filter(bright, 3, mode="nearest") > 0.5

@@ -15,6 +15,8 @@ from SynthCTLib.synthesis.monai_checkpoint import read_checkpoint, settings_from
 from SynthCTLib.synthesis.patchwise import PatchwiseSynthesizer
 from SynthCTLib.synthesis.registry import Machine, build_model, models_folder
 from SynthCTLib.synthesis.synthesizer import Synthesizer
+from SynthCTLib.synthesis.triplanar import SliceModel, TriplanarSynthesizer
+from SynthCTLib.synthesis.virtual_pet import VirtualPetSynthesizer
 from SynthCTLib.volume import sha256_of
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -59,9 +61,14 @@ def import_model(source: Path, name: str, models_dir: Path) -> ModelCard:
 
 def _prove(model: Synthesizer) -> None:
     """Open what is only opened when a synthesis needs it. Raises MissingModel."""
+    parts: tuple[PatchwiseSynthesizer | SliceModel, ...] = ()
     if isinstance(model, PatchwiseSynthesizer):
-        for weights in model.settings.weights:
-            model.open_network(weights)
+        parts = (model,)
+    elif isinstance(model, TriplanarSynthesizer | VirtualPetSynthesizer):
+        parts = model.models
+    for part in parts:
+        for weights in part.settings.weights:
+            part.open_network(weights)
 
 
 def _copy_folder(source: Path, name: str, folder: Path) -> None:

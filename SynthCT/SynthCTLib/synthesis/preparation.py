@@ -1,4 +1,4 @@
-"""How an MR becomes the input channels of a network: the same code for training and for use."""
+"""How an image becomes the input channels of a network: the same code for training and for use."""
 
 from __future__ import annotations
 
@@ -21,28 +21,45 @@ HISTOGRAM_RANGE = (-1.0, 1.0)
 
 @dataclass(frozen=True)
 class Preparation:
-    """Intensities of the MR, and which channels a network sees.
+    """Intensities of the input (MR, CT, PET), and which channels a network sees.
 
     ``histogram``: histogram equalisation over the scanned field, then -1 to 1, -1 outside (Paper 1,
     section 3.3). ``robust``: the values between two percentiles of the head become 0 to 1, clipped
-    to 0..``ceiling``, 0 outside the scanned field. ``brain``: the mean of the brain becomes 0 and
-    its standard deviation 1, and what was not scanned what the value 0 becomes (Paper 2, section
-    3.1; needs template space, which says where the brain is). ``masked``: what lies outside the
-    head is set to the smallest value before. ``scanned_channel``: a second channel, 1 where the MR
-    was scanned.
+    to 0..``ceiling``, 0 outside the scanned field. ``fixed``: those between two ``limits`` in the
+    unit of the input (a CT's window, SUV) become 0 to 1, clipped, 0 outside the scanned field.
+    ``power``: these two raise what they have made to a power, so that a hot tumour leaves the rest
+    some contrast. ``centred``: they make -1..1 of 0 to the largest. ``brain``: the mean of the
+    brain becomes 0 and its standard deviation 1, and what was not scanned what the value 0 becomes
+    (Paper 2, section 3.1; needs template space, which says where the brain is). ``masked``: what
+    lies outside the head is set to the smallest value before. ``scanned_channel``: a second
+    channel, 1 where the input was scanned.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    method: Literal["histogram", "robust", "brain"] = "robust"
+    method: Literal["histogram", "robust", "brain", "fixed"] = "robust"
     percentiles: tuple[Share, Share] = (0.0, 99.5)
     ceiling: Annotated[float, Field(gt=0)] = 1.5
+    limits: tuple[float, float] | None = None
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    centred: bool = False
     masked: bool = False
     scanned_channel: bool = False
 
     def __post_init__(self) -> None:
         if not self.percentiles[0] < self.percentiles[1]:
             raise ValueError(f"the percentiles {self.percentiles} do not rise")
+        if (self.limits is not None) != (self.method == "fixed"):
+            raise ValueError("limits belong to the method fixed, which needs them")
+        if self.limits is not None and not self.limits[0] < self.limits[1]:
+            raise ValueError(f"the limits {self.limits} do not rise")
+        if self.centred and self.method in ("histogram", "brain"):
+            raise ValueError(f"the method {self.method} is centred already")
+
+    @property
+    def outside(self) -> float:
+        """What a channel holds where nothing was scanned."""
+        return -1.0 if self.centred or self.method == "histogram" else 0.0
 
     @property
     def channels(self) -> int:
@@ -53,12 +70,12 @@ class Preparation:
 def prepare(
     mr: Array, scanned: Mask, head: Mask, settings: Preparation, brain: Mask | None = None
 ) -> Array:
-    """Input channels (C, z, y, x), float32, from an MR (z, y, x) in arbitrary units.
+    """Input channels (C, z, y, x), float32, from an image (z, y, x) in the unit of its role.
 
-    ``scanned``: where the MR has values; ``head``: which voxels are the head (or body), by which
+    ``scanned``: where the image has values; ``head``: which voxels are the head (or body), by which
     ``robust`` scales and outside which ``masked`` removes what there is; ``brain``: which are
     brain, roughly, for the method of that name. The inputs are not changed. Raises InputError when
-    the MR is the same everywhere in the head, or no brain was scanned.
+    the image is the same everywhere in the head, or no brain was scanned.
     """
     values = np.asarray(mr, dtype=np.float32)
     if settings.masked:
@@ -72,9 +89,18 @@ def prepare(
         mean, deviation = brain_moments(values, scanned if brain is None else scanned & brain)
         channel = (np.where(scanned, values, np.float32(0)) - mean) / deviation
     else:
-        dark, bright = bounds(values[head & scanned], settings.percentiles)
-        channel = np.clip((values - dark) / (bright - dark), 0, np.float32(settings.ceiling))
+        dark, bright = (
+            bounds(values[head & scanned], settings.percentiles)
+            if settings.limits is None
+            else (np.float32(v) for v in settings.limits)
+        )
+        ceiling = np.float32(1 if settings.method == "fixed" else settings.ceiling)
+        channel = np.clip((values - dark) / (bright - dark), 0, ceiling)
+        if settings.power != 1:
+            channel, ceiling = channel**settings.power, ceiling**settings.power
         channel = np.where(scanned, channel, np.float32(0))
+        if settings.centred:
+            channel = channel * (2 / ceiling) - 1
     if settings.scanned_channel:
         return np.stack([channel, scanned.astype(np.float32)])
     return channel[np.newaxis]
@@ -87,8 +113,8 @@ def bounds(values: Array, percentiles: tuple[float, float]) -> tuple[np.float32,
         if np.isfinite(high - low) and high > low:
             return low, high
     raise InputError(
-        "The MR has the same value everywhere in the head, so that no contrast can be scaled: "
-        "check that it is an MR of the head."
+        "The image has the same value everywhere in the head or body, so that no contrast can be "
+        "scaled: check that it is the right image."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from SynthCTLib.volume import Role
+from SynthCTLib.volume import DEFAULT_UNIT, Role, Unit
 
 
 class Task(StrEnum):
@@ -24,6 +24,11 @@ class Task(StrEnum):
     def output_role(self) -> Role:
         """The role of the image that comes out."""
         return _ROLES[self][1]
+
+    @property
+    def output_unit(self) -> Unit:
+        """The unit of the image that comes out: HU or SUV."""
+        return DEFAULT_UNIT[self.output_role]
 
 
 _ROLES = {

@@ -155,7 +155,7 @@ def view_of(
     """
     reoriented = to_lps(source)
     canonical = reoriented.volume
-    fine = _means(canonical, spacing_mm)
+    fine = averaged(canonical, spacing_mm)
     work = isotropic_grid(canonical.grid, spacing_mm)
     if np.allclose(fine.grid.spacing_mm, spacing_mm, rtol=SAME_SPACING):
         whole = fine
@@ -238,7 +238,7 @@ def in_lps(array: npt.NDArray[np.generic], grid: Grid) -> npt.NDArray[np.generic
     return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
 
 
-def _means(volume: Volume, spacing_mm: float) -> Volume:
+def averaged(volume: Volume, spacing_mm: float) -> Volume:
     """The volume, float32, with axes at least twice as fine averaged over whole voxels."""
     factors = [max(1, int(spacing_mm / s + 1e-6)) for s in volume.grid.spacing_mm]
     factors = [min(f, n) for f, n in zip(factors, volume.grid.size, strict=True)]

@@ -7,11 +7,12 @@ training that was stopped and resumed therefore ends with the same weights as on
 from __future__ import annotations
 
 import math
+import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from SynthCTLib.training.processes import ALONE, Processes
 from SynthCTLib.training.recipe import Recipe
 from SynthCTLib.training.schedule import Schedule
 
+FOREIGN_SUFFIXES = (".ckpt", ".pt", ".pth")
 BAD_STEPS = 10  # so many in a row without a finite gradient end the training
 
 
@@ -92,7 +94,7 @@ def train(
     checkpoint.
     """
     objective = Objective(recipe)
-    state = _begin(recipe, options)
+    state = _begin(recipe, options, progress)
     journal = Journal(options.folder, state.step, writes=options.processes.is_first)
     progress.stage("Training", 1.0)
     clock = _Clock(options)
@@ -120,7 +122,7 @@ def train(
     )
 
 
-def _begin(recipe: Recipe, options: TrainingOptions) -> _State:
+def _begin(recipe: Recipe, options: TrainingOptions, progress: Progress) -> _State:
     torch.manual_seed(recipe.seed)
     network = build_network(recipe.network.name, recipe.network.settings)
     layout = torch.channels_last_3d if _is_volumetric(network) else torch.channels_last
@@ -140,7 +142,14 @@ def _begin(recipe: Recipe, options: TrainingOptions) -> _State:
             f"There is no checkpoint in {options.folder} to resume: leave out --resume to begin."
         )
     if options.init and not kept:
-        load_initial(network, options.init)
+        told = load_initial(network, options.init)
+        if told:
+            progress.note(told)
+    elif not kept and isinstance(network, Adopts):
+        progress.note(
+            f"No weights to begin from were given (--init): {recipe.network.name} begins at random."
+        )
+    _freeze(network, recipe)
     average = None
     if recipe.average:
         average = build_network(recipe.network.name, recipe.network.settings)
@@ -245,10 +254,17 @@ def _epoch(
 
 def _tell(recipe: Recipe, state: _State, journal: Journal, progress: Progress) -> None:
     loss = "" if math.isnan(journal.recent) else f", loss {journal.recent:.3f}"
-    error = "" if state.best_mae_hu is None else f", best validation MAE {state.best_mae_hu:.1f} HU"
+    error = (
+        "" if state.best_mae_hu is None else f", best validation MAE {_error_text(recipe, state)}"
+    )
     # Of what is left since this process began: a resumed training knows its own pace only.
     done = (state.step - state.begun) / max(1, recipe.steps - state.begun)
     progress.update(done, f"step {state.step} of {recipe.steps}{loss}{error}")
+
+
+def _error_text(recipe: Recipe, state: _State) -> str:
+    """The best error in the unit of the task."""
+    return f"{state.best_mae_hu:.4g} {recipe.task.output_unit}"
 
 
 def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -302,11 +318,53 @@ def _restore(recipe: Recipe, state: _State, kept: Checkpoint) -> None:
     state.bad_steps = content["bad_steps"]
 
 
-def load_initial(network: nn.Module, path: Path) -> None:
-    """Load weights to start from. Raises MissingModel when they are of another network."""
+@runtime_checkable
+class Adopts(Protocol):
+    """A network that can begin from a public checkpoint of another layout."""
+
+    def adopt(self, state: Mapping[str, Tensor]) -> str:
+        """Take the weights, and say what was taken. Raises MissingModel when they do not fit."""
+        ...
+
+
+def load_initial(network: nn.Module, path: Path) -> str:
+    """Load weights to start from; what a network took from another's checkpoint is told.
+
+    ``path``: safetensors of this network, or a torch checkpoint that the network can adopt. Raises
+    MissingModel when they are of another network, InputError when the file cannot be read.
+    """
     from SynthCTLib.synthesis.weights import load_weights
 
-    load_weights(network, path, path.parent.name)
+    if path.suffix not in FOREIGN_SUFFIXES:
+        load_weights(network, path, path.parent.name)
+        return ""
+    if not isinstance(network, Adopts):
+        raise InputError(
+            f"{path.name} is a torch checkpoint, which this network cannot begin from: give "
+            "weights.safetensors of a trained model."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"The checkpoint {path} cannot be read as plain tensors ({type(error).__name__}): "
+            "save its state dict alone with torch.save."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return network.adopt({k: v for k, v in state.items() if isinstance(v, Tensor)})
+
+
+def _freeze(network: nn.Module, recipe: Recipe) -> None:
+    """Parts that stay as they begin. Raises InputError for a name that begins none."""
+    for begin in recipe.network.frozen:
+        parts = [p for name, p in network.named_parameters() if name.startswith(begin)]
+        if not parts:
+            raise InputError(
+                f"The recipe {recipe.name} freezes {begin}, which the network "
+                f"{recipe.network.name} does not have: correct network.frozen."
+            )
+        for parameter in parts:
+            parameter.requires_grad_(False)
 
 
 def autocast(recipe: Recipe, device: str) -> torch.autocast:

@@ -22,16 +22,40 @@ HU_UNIT = 1000.0  # so that a loss is near 1
 
 
 def l1(
-    p: Tensor, t: Tensor, w: Tensor, *, bone_weight: float = 0.0, bone_above_hu: float = 250.0
+    p: Tensor,
+    t: Tensor,
+    w: Tensor,
+    *,
+    bone_weight: float = 0.0,
+    bone_above_hu: float = 250.0,
+    unit: float = HU_UNIT,
 ) -> Tensor:
-    """Mean absolute error in 1000 HU: sum v |p - t| / sum v, v = w (1 + b [t > h])."""
+    """Mean absolute error in 1000 HU: sum v |p - t| / sum v, v = w (1 + b [t > h]).
+
+    ``unit``: what counts as 1 instead of 1000 HU, such as 10 SUV.
+    """
     v = w * (1 + bone_weight * (t > bone_above_hu)) if bone_weight else w
-    return (v * (p - t).abs()).sum() / v.sum().clamp(min=1) / HU_UNIT
+    return (v * (p - t).abs()).sum() / v.sum().clamp(min=1) / unit
 
 
-def l2(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
-    """Mean squared error in (1000 HU)^2: sum w (p - t)^2 / sum w (Paper 1; Paper 2, eq. 1)."""
-    return (w * (p - t).square()).sum() / w.sum().clamp(min=1) / HU_UNIT**2
+def l2(p: Tensor, t: Tensor, w: Tensor, *, unit: float = HU_UNIT) -> Tensor:
+    """Mean squared error in (1000 HU)^2: sum w (p - t)^2 / sum w (Paper 1; Paper 2, eq. 1).
+
+    ``unit``: what counts as 1 instead of 1000 HU, such as 10 SUV.
+    """
+    return (w * (p - t).square()).sum() / w.sum().clamp(min=1) / unit**2
+
+
+def suv_weighted_l2(
+    p: Tensor, t: Tensor, w: Tensor, *, least_suv: float = 0.0, unit: float = 10.0
+) -> Tensor:
+    """Squared error weighted by the SUV (Paper 3, section 2.4): sum v (p - t)^2 / sum v, v = w t.
+
+    In squares of ``unit`` (SUV). ``least_suv``: v = w max(t, least), so that where there is no
+    uptake at all something is asked for too; the paper has 0.
+    """
+    v = w * t.clamp(min=least_suv)
+    return (v * (p - t).square()).sum() / v.sum().clamp(min=1) / unit**2
 
 
 def gradient_difference(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
@@ -102,7 +126,7 @@ def stated_error(log_b: Tensor, p: Tensor, t: Tensor, w: Tensor) -> Tensor:
 
 LOSSES: Mapping[str, Callable[..., Tensor]] = {
     f.__name__.replace("_", "-"): f
-    for f in (l1, l2, gradient_difference, bone_dice, bone_cross_entropy)
+    for f in (l1, l2, suv_weighted_l2, gradient_difference, bone_dice, bone_cross_entropy)
 }
 
 

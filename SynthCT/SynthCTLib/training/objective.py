@@ -34,6 +34,15 @@ class TwoViews(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnTerms(Protocol):
+    """A network that adds terms of its own to the loss, such as a codebook's."""
+
+    def own_terms(self) -> Mapping[str, Tensor]:
+        """The terms of the last pass by name; they are added as they are."""
+        ...
+
+
 @dataclass(frozen=True)
 class Asked:
     """What came of a batch: the loss, its terms by name (no gradient), the answer (HU)."""
@@ -76,6 +85,9 @@ class Objective:
             terms = [self.sketch_loss(self.hu(sketch), t, w) for sketch, t, w in seen]
             parts["sketch"] = torch.stack(terms).mean()
             weights["sketch"] = SKETCH_WEIGHT
+        if isinstance(network, OwnTerms):
+            parts |= network.own_terms()
+            weights |= dict.fromkeys(network.own_terms(), 1.0)
         if predicted.shape[1] == 2:
             stated = predicted[:, 1:]
             parts["error"] = stated_error(stated, hu, batch.targets, batch.weights)

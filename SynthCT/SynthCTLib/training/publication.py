@@ -57,7 +57,6 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
         "network": recipe.network.name,
         "network_settings": json.loads(json.dumps(recipe.network.settings)),
         "weights": [WEIGHTS_FILE],
-        "window": json.loads(json.dumps(asdict(model.window))),
         "preparation": json.loads(json.dumps(asdict(recipe.preparation))),
         "output": {
             "scale": output.scale,
@@ -67,15 +66,20 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
             **({"stated_error": True} if recipe.network.settings.get("out_channels") == 2 else {}),
         },
     }
+    if model.family == "patchwise":
+        settings["window"] = json.loads(json.dumps(asdict(model.window)))
     validation = (
         ""
         if result.best_mae_hu is None
         else (
             f" Error on the validation cases, by which the training was steered: "
-            f"{result.best_mae_hu:.1f} HU (no measure of accuracy)."
+            f"{result.best_mae_hu:.4g} {recipe.task.output_unit} (no measure of accuracy)."
         )
     )
-    architecture = {"family": "patchwise", "settings": {**settings, **model.synthesis}}
+    architecture: dict[str, Any] = {
+        "family": model.family,
+        "settings": {**settings, **model.synthesis},
+    }
     if recipe.prior is not None:
         prior = json.loads(json.dumps(asdict(recipe.prior)))
         architecture = {

@@ -30,16 +30,20 @@ class _Part(BaseModel):
 
 
 class NetworkPart(_Part):
-    """A network of ``SynthCTLib.networks`` by name, with its settings."""
+    """A network of ``SynthCTLib.networks`` by name, with its settings.
+
+    ``frozen``: beginnings of the names of parts that stay as they begin, such as ``encoder.``.
+    """
 
     name: str
     settings: dict[str, Any] = {}
+    frozen: tuple[str, ...] = ()
 
 
 class SourcePart(_Part):
     """Where examples come from: a module of ``SynthCTLib.training`` and its settings."""
 
-    kind: Literal["heads", "pairs"]
+    kind: Literal["heads", "pairs", "slices"]
     settings: dict[str, Any] = {}
 
 
@@ -99,7 +103,7 @@ class ValidationPart(_Part):
 
 
 class OutputPart(_Part):
-    """HU = scale * y + offset, kept between low and high."""
+    """HU = scale * y + offset, kept between low and high; SUV where the task makes a PET."""
 
     scale: float = 1000.0
     offset: float = 0.0
@@ -110,9 +114,11 @@ class OutputPart(_Part):
 class ModelPart(_Part):
     """What the card of the trained model says beyond what the training knows.
 
-    ``window`` and ``synthesis`` are settings of the family ``patchwise``.
+    ``family`` of ``synthesis`` that uses the network, ``synthesis`` settings of it. ``window``: how
+    volumes are cut to validate, and a setting of the family ``patchwise``.
     """
 
+    family: Literal["patchwise", "triplanar"] = "patchwise"
     title: str
     licence: str = "Apache-2.0"
     preprocessing: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from SynthCTLib.workflow.device import choose_device
 if TYPE_CHECKING:
     from SynthCTLib.training.engine import TrainingResult
     from SynthCTLib.training.examples import Source
+    from SynthCTLib.training.pairs import Split
     from SynthCTLib.training.processes import Processes
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def train_recipe(
         torch.set_num_threads(request.threads)
     _writable(request.output)
     # Pairs are registered and prepared first; heads are made as they are needed.
-    share = 0.05 if request.recipe.source.kind == "pairs" else 0.001
+    share = 0.001 if request.recipe.source.kind == "heads" else 0.05
     source = open_source(request, device, progress.within("Opening the examples", share), together)
     options = engine.TrainingOptions(
         request.output,
@@ -118,14 +119,15 @@ def open_source(
             )
         settings = _checked(HeadSettings, recipe.source.settings, recipe.name)
         return HeadSource(settings, request.data, folder, recipe.seed, device)
+    if recipe.source.kind == "slices":
+        return _open_slices(request, device, progress, together)
     from SynthCTLib.training.pairs import PairSettings, PairSource, find_subjects, split_of
 
     pairs = _checked(PairSettings, recipe.source.settings, recipe.name)
     subjects = find_subjects(request.data)
     split = split_of(tuple(s.name for s in subjects), pairs.folds, request.fold, recipe.seed)
     if together.is_first:
-        record = {"fold": request.fold, "folds": pairs.folds, **vars(split)}
-        (request.output / SPLIT_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        _write_split(request, pairs.folds, split)
     return PairSource(
         pairs,
         subjects,
@@ -138,6 +140,42 @@ def open_source(
         overviews=recipe.objective == "two-view",
         prior=recipe.prior,
     )
+
+
+def _open_slices(
+    request: TrainingRequest, device: str, progress: Progress, together: Processes
+) -> Source:
+    from SynthCTLib.training.pairs import split_of
+    from SynthCTLib.training.slices import (
+        SliceSettings,
+        SliceSource,
+        find_slice_subjects,
+        needed_roles,
+    )
+
+    recipe = request.recipe
+    settings = _checked(SliceSettings, recipe.source.settings, recipe.name)
+    subjects = find_slice_subjects(request.data, needed_roles(recipe.task, settings.register))
+    split = split_of(tuple(s.name for s in subjects), settings.folds, request.fold, recipe.seed)
+    if together.is_first:
+        _write_split(request, settings.folds, split)
+    return SliceSource(
+        recipe.task,
+        settings,
+        subjects,
+        split,
+        recipe.preparation,
+        request.output / "examples",
+        recipe.seed,
+        device,
+        progress,
+    )
+
+
+def _write_split(request: TrainingRequest, folds: int, split: Split) -> None:
+    """Which subjects were left out: for whoever measures the model."""
+    record = {"fold": request.fold, "folds": folds, **vars(split)}
+    (request.output / SPLIT_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _checked(kind: type[T], settings: Mapping[str, Any], recipe: str) -> T:
