@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from SynthCTLib import __version__
 from SynthCTLib.cli import doctor, models, train
 from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
 from SynthCTLib.cli.screen import Screen, default_cache_folder, default_models_folder
-from SynthCTLib.errors import Cancelled, InputError
+from SynthCTLib.errors import Cancelled, InputError, MissingModel
 from SynthCTLib.export.formats import Format
+from SynthCTLib.synthesis.registry import find_card
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role
@@ -129,7 +131,13 @@ def run(
         Path | None,
         typer.Option(help="CT of the same patient: it is registered and the result evaluated."),
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="Named by the input if absent.")] = None,
+    reference_pet: Annotated[
+        Path | None,
+        typer.Option(help="Real PET (SUV) of the patient, where a PET is made: it is compared."),
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="Named by the model, or by the input, if absent.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="See 'synthct models list'.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     engine: Annotated[
@@ -183,7 +191,7 @@ def run(
         "keep_work": keep_work,
     }
     if manifest is not None:
-        if mr or pet_nac or ct or reference_ct or pet or subject or series:
+        if mr or pet_nac or ct or reference_ct or reference_pet or pet or subject or series:
             raise InputError("With --manifest the images are named in it: leave out the others.")
         options["report"] = reports
         spread = _Spread(manifest, processes, scheduler, strata, figure)
@@ -194,12 +202,14 @@ def run(
     if len(sources) != 1:
         raise InputError("Give exactly one of --mr, --pet-nac and --ct: it names the task.")
     slot, path = next(iter(sources.items()))
-    chosen = task or _task_of(slot.role)
+    chosen = task or _task_of(slot.role, model, models_folder or default_models_folder())
     inputs = {slot: {"path": path.absolute(), "series": series}}
     if reference_ct is not None:
         inputs[Slot.REFERENCE_CT] = {"path": reference_ct.absolute()}
     if pet is not None:
         inputs[Slot.PET] = {"path": pet.absolute()}
+    if reference_pet is not None:
+        inputs[Slot.REFERENCE_PET] = {"path": reference_pet.absolute()}
     _do_job(
         output,
         {
@@ -500,7 +510,13 @@ def _masks(given: list[str] | None) -> dict[str, Path]:
     return masks
 
 
-def _task_of(role: Role) -> Task:
+def _task_of(role: Role, model: str | None, models_dir: Path) -> Task:
+    """The task of the model, where it starts from such an image; else the first that does."""
+    if model is not None:
+        with contextlib.suppress(MissingModel):  # said by the run, with the models there are
+            named = find_card(model, models_dir).task
+            if named.input_role == role:
+                return named
     for task in Task:
         if task.input_role == role:
             return task

@@ -37,7 +37,7 @@ from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.volume import Step
 
-_TEMPLATES = Path(__file__).resolve().parent / "templates"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
 REPORT_FILE = "report.html"
 FIGURES_FOLDER = "figures"
 
@@ -179,14 +179,14 @@ def write_report(content: ReportContent, folder: Path) -> Path:
     gallery = gallery_of(content)
     files = {f"{FIGURES_FOLDER}/{p.name}.png": p.png for p in gallery.pictures}
     files[REPORT_FILE] = _page(content, gallery).encode("utf-8")
-    _write_all(files, folder)
+    write_all(files, folder)
     return folder / REPORT_FILE
 
 
 def _page(content: ReportContent, gallery: Gallery) -> str:
     facts = facts_of(content)
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -482,7 +482,7 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _write_all(files: Mapping[str, bytes], folder: Path) -> None:
+def write_all(files: Mapping[str, bytes], folder: Path) -> None:
     """Write all files under temporary names, then rename them in the order given."""
     made: list[Path] = []
     written: list[Path] = []

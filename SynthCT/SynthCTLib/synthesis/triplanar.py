@@ -205,7 +205,7 @@ class SliceModel:
                     ) from error
                 progress.note(said[-1])
                 continue
-            made[done : done + batch] = answer[:, 0, :rows, :columns]
+            made[done : done + len(part)] = answer[:, 0, 0, :rows, :columns]
             done += len(part)
         output = self.settings.output
         values = np.clip(output.scale * made + output.offset, output.low, output.high)

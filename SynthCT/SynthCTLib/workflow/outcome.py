@@ -12,9 +12,10 @@ import SimpleITK as sitk
 from SynthCTLib.imaging.gate import Finding
 from SynthCTLib.metrics.evaluation import Evaluation
 from SynthCTLib.metrics.pet import PetJudgement
+from SynthCTLib.metrics.uptake import UptakeFigures
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration import Fit, Registration
-from SynthCTLib.report import Kind, ReportContent
+from SynthCTLib.report import Kind, PetReportContent, ReportContent
 from SynthCTLib.synthesis.card import ModelCard
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.volume import Volume
@@ -43,6 +44,7 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     registration: Registration | None = None
     evaluation: Evaluation | None = None
+    uptake: UptakeFigures | None = None
     mu_by_tissue: tuple[TissueMu, ...] = ()
     region: Volume | None = None
     resampled: list[str] = field(default_factory=list)
@@ -92,6 +94,25 @@ def report_content(
         },
         steps=made.provenance.steps,
         timings_s=seconds,
+        versions=software_versions(),
+    )
+
+
+def pet_report_content(
+    request: JobRequest, outcome: Outcome, notes: tuple[str, ...]
+) -> PetReportContent:
+    """What the report of a synthetic PET shows."""
+    assert request.task is not None
+    volumes = outcome.volumes
+    return PetReportContent(
+        title=request.subject,
+        pet=volumes["pet"],
+        source=volumes[request.task.input_role.value],
+        reference=volumes.get("reference_pet"),
+        figures=outcome.uptake,
+        findings=tuple(outcome.findings),
+        notes=notes,
+        model=card_facts(outcome.card) if outcome.card else {},
         versions=software_versions(),
     )
 

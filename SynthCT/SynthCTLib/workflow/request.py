@@ -28,12 +28,15 @@ class Slot(StrEnum):
     PET = "pet"
     NAC_PET = "nac_pet"
     REFERENCE_CT = "reference_ct"
+    REFERENCE_PET = "reference_pet"
     SYNTHETIC_CT = "synthetic_ct"
 
     @property
     def role(self) -> Role:
         """The role of the image in this place."""
-        return Role.CT if self in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT) else Role(self.value)
+        if self in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT):
+            return Role.CT
+        return Role.PET if self == Slot.REFERENCE_PET else Role(self.value)
 
 
 class _Part(BaseModel):
@@ -107,6 +110,13 @@ class JobRequest(_Part):
     def _complete(self) -> JobRequest:
         if self.task is not None and Slot(self.task.input_role.value) not in self.inputs:
             raise ValueError(f"task {self.task} needs an input {self.task.input_role}")
+        if self.task is not None:
+            makes = self.task.output_role
+            for slot in (Slot.REFERENCE_CT, Slot.REFERENCE_PET):
+                if slot in self.inputs and slot.role != makes:
+                    raise ValueError(f"task {self.task} makes a {makes}, so {slot} is no reference")
+            if Slot.PET in self.inputs and makes == Role.PET:
+                raise ValueError("a pet judges a synthetic CT: give reference_pet to compare PETs")
         if self.task is None:
             for slot in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT):
                 if slot not in self.inputs:

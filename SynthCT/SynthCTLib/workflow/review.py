@@ -26,7 +26,8 @@ def review_record(outcome: Outcome) -> dict[str, Any]:
     histogram   edges_hu, synthetic, reference (or null): voxels in the region by HU
     scatter     reference_hu, synthetic_hu: a fixed sample of the voxels in the region, or null
     """
-    made, reference = outcome.volumes["ct"], outcome.volumes.get("reference_ct")
+    made = outcome.volumes["pet" if "pet" in outcome.volumes else "ct"]
+    reference = outcome.volumes.get("reference_ct")
     region = _judged(outcome)
     record: dict[str, Any] = {
         "schema": "synthct-review/1",

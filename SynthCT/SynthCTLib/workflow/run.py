@@ -30,6 +30,7 @@ from SynthCTLib.imaging.masks import (
 from SynthCTLib.imaging.table import remove_table
 from SynthCTLib.metrics.errors import difference
 from SynthCTLib.metrics.evaluation import evaluate
+from SynthCTLib.metrics.uptake import uptake_figures
 from SynthCTLib.physics.mumap import (
     DISTINCT_CONVENTIONS,
     check_mu_map,
@@ -48,13 +49,18 @@ from SynthCTLib.registration import (
     register_rigid,
     write_transform,
 )
-from SynthCTLib.report import write_report
+from SynthCTLib.report import write_pet_report, write_report
 from SynthCTLib.synthesis.registry import Machine, Models, default_card, find_card
 from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
-from SynthCTLib.volume import Grid, Role, Step, Volume
+from SynthCTLib.volume import Grid, Role, Step, Unit, Volume
 from SynthCTLib.workflow.device import choose_device
 from SynthCTLib.workflow.folder import JobFolder
-from SynthCTLib.workflow.outcome import Outcome, report_content, result_record
+from SynthCTLib.workflow.outcome import (
+    Outcome,
+    pet_report_content,
+    report_content,
+    result_record,
+)
 from SynthCTLib.workflow.pet import judge_for_pet
 from SynthCTLib.workflow.request import JobRequest, Slot
 from SynthCTLib.workflow.result import (
@@ -92,8 +98,11 @@ def run_job(
         write_outputs(job, outcome)
         progress.stage("Writing the report", 0.1)
         if request.options.report:
-            content = report_content(request, outcome, progress.notes, watch.seconds)
-            write_report(content, job.outbox)
+            if "pet" in outcome.volumes:
+                write_pet_report(pet_report_content(request, outcome, progress.notes), job.outbox)
+            else:
+                content = report_content(request, outcome, progress.notes, watch.seconds)
+                write_report(content, job.outbox)
         progress.update(1.0)
 
         def record(outputs: dict[str, OutputFile]) -> JobResult:
@@ -120,9 +129,9 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
     slot = Slot(request.task.input_role.value)
     progress.stage("Reading", 0.03)
     source = read_slot(job, slot, progress)
-    reference = (
-        read_slot(job, Slot.REFERENCE_CT, progress) if Slot.REFERENCE_CT in request.inputs else None
-    )
+    makes = request.task.output_role
+    wanted = Slot.REFERENCE_PET if makes == Role.PET else Slot.REFERENCE_CT
+    reference = read_slot(job, wanted, progress) if wanted in request.inputs else None
 
     pet = read_pet(job, progress)
 
@@ -130,11 +139,17 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
     admit(outcome, progress, source, card.tested)
     if reference is not None:
         admit(outcome, progress, reference, None)
-        consider(outcome, progress, inspect_pair(source, reference, registered=in_place(request)))
+        # A real PET is compared where it lies: it is never registered.
+        lies = in_place(request) or makes == Role.PET
+        consider(outcome, progress, inspect_pair(source, reference, registered=lies))
+        if makes == Role.PET:
+            reference.require_unit(Unit.SUV)
     if pet is not None:
         admit_pet(outcome, progress, pet, source if reference is None else reference)
 
     prepared = source
+    if source.role == Role.CT and options.remove_table:
+        prepared = remove_table(source).volume
     if source.role == Role.MR and options.bias_correction:
         prepared = correct_bias(source, progress=progress.within("Correcting the bias field", 0.08))
 
@@ -152,12 +167,19 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
     )
     outcome.facts = made.facts
     outcome.volumes[source.role.value] = source
-    outcome.volumes["ct"] = made.volume
-    outcome.volumes["ct_coverage"] = made.coverage
+    outcome.volumes[makes.value] = made.volume
+    outcome.volumes[f"{makes}_coverage"] = made.coverage
     if made.uncertainty is not None:
-        outcome.volumes["ct_uncertainty"] = made.uncertainty
+        outcome.volumes[f"{makes}_uncertainty"] = made.uncertainty
 
     progress.stage("Masks", 0.05)
+    if makes == Role.PET:
+        outcome.anatomy = options.anatomy or Anatomy.BODY
+        outcome.region = region_of(prepared, outcome.anatomy, options.head_field_mm)
+        outcome.volumes[f"masks/{outcome.anatomy}"] = outcome.region
+        if reference is not None:
+            compare_pet(outcome, reference)
+        return
     anatomy = options.anatomy or (Anatomy.HEAD if card.tested.anatomy == "head" else Anatomy.BODY)
     region = region_of(prepared, anatomy, options.head_field_mm, made.found.get(anatomy))
     outcome.anatomy = anatomy
@@ -171,6 +193,18 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
     if options.pet_effect:
         inner = progress.within("Effect on PET", 0.05)
         judge_for_pet(outcome, pet, options.convention, inner)
+
+
+def compare_pet(outcome: Outcome, reference: Volume) -> None:
+    """Bring the real PET onto the grid of the synthetic one, as they lie, and compare them."""
+    synthetic, region = outcome.volumes["pet"], outcome.region
+    assert region is not None
+    moved = resample(reference, synthetic.grid)
+    scanned = scanned_field(reference, synthetic.grid).array > 0
+    judged = (region.array > 0) & scanned & (outcome.volumes["pet_coverage"].array > 0)
+    outcome.volumes["reference_pet"] = moved
+    outcome.volumes["masks/scanned"] = region.mask(scanned)
+    outcome.uptake = uptake_figures(moved, synthetic, region.mask(judged))
 
 
 def evaluate_pair(job: JobFolder, outcome: Outcome, progress: Progress) -> None:
@@ -402,11 +436,12 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
 
 def write_outputs(job: JobFolder, outcome: Outcome) -> None:
     """Write volumes (unless the request wants none), transforms and figures into the outbox."""
+    task = job.request.task
+    given = {Role.MR.value} if task is None else {task.input_role.value}  # the user has it
     files = {
         job.outbox / f"{name}.nii.gz": volume
         for name, volume in outcome.volumes.items()
-        if job.request.options.images
-        and volume.role not in (Role.MR, Role.PET, Role.NAC_PET)  # an input: the user has it
+        if job.request.options.images and name not in given
     }
     if outcome.pet is not None and job.request.options.images:
         files[job.outbox / f"pet_{outcome.pet.kind}.nii.gz"] = outcome.pet.map
@@ -426,6 +461,7 @@ def write_outputs(job: JobFolder, outcome: Outcome) -> None:
         "evaluation": None if outcome.evaluation is None else outcome.evaluation.to_json(),
         "resampled": outcome.resampled,
         "pet": None if outcome.pet is None else outcome.pet.to_json(),
+        "uptake": None if outcome.uptake is None else outcome.uptake.to_json(),
         "mu_by_tissue": [
             {**asdict(row), "mean_per_cm": row.mean_per_cm if row.voxels else None}
             for row in outcome.mu_by_tissue
