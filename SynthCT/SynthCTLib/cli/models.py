@@ -91,3 +91,18 @@ def import_command(
     folder = models or default_models_folder()
     card = import_model(source, name, folder)
     typer.echo(f"{card.name} ({card.title}): {folder / name}\nUse it: synthct run --model {name}")
+
+
+@app.command("virtual-pet")
+def virtual_pet_command(
+    fcn: Annotated[Path, typer.Option(help="Model folder of the trained FCN.")],
+    gan: Annotated[Path, typer.Option(help="Model folder of the trained conditional GAN.")],
+    name: Annotated[str, typer.Option(help="Name of the model from now on.")],
+    models: Folder = None,
+) -> None:
+    """Join two trained networks from CT to PET into one model that blends them (Paper 3)."""
+    from SynthCTLib.synthesis.own_models import join_virtual_pet
+
+    folder = models or default_models_folder()
+    card = join_virtual_pet(fcn, gan, name, folder)
+    typer.echo(f"{card.name} ({card.title}): {folder / name}\nUse it: synthct run --model {name}")

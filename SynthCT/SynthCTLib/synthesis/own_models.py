@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from SynthCTLib.synthesis.monai_checkpoint import read_checkpoint, settings_from
 from SynthCTLib.synthesis.patchwise import PatchwiseSynthesizer
 from SynthCTLib.synthesis.registry import Machine, build_model, models_folder
 from SynthCTLib.synthesis.synthesizer import Synthesizer
-from SynthCTLib.synthesis.triplanar import SliceModel, TriplanarSynthesizer
+from SynthCTLib.synthesis.task import Task
+from SynthCTLib.synthesis.triplanar import PlaceSettings, SliceModel, TriplanarSynthesizer
 from SynthCTLib.synthesis.virtual_pet import VirtualPetSynthesizer
 from SynthCTLib.volume import sha256_of
 
 WEIGHTS_FILE = "weights.safetensors"
+PLACE_KEYS = tuple(f.name for f in fields(PlaceSettings))
 
 
 def import_model(source: Path, name: str, models_dir: Path) -> ModelCard:
@@ -57,6 +60,52 @@ def import_model(source: Path, name: str, models_dir: Path) -> ModelCard:
             f"The model cannot be written to {models_dir} ({error}): choose another folder."
         ) from error
     return read_card(target, target)
+
+
+def join_virtual_pet(fcn: Path, gan: Path, name: str, models_dir: Path) -> ModelCard:
+    """Make a virtual PET (Paper 3) of two trained models: the FCN and the conditional GAN.
+
+    ``fcn`` and ``gan``: model folders of the family triplanar that make a PET of a CT, on the same
+    voxels of the same region. Raises InputError when they are not, or the name is taken.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    cards, places = [], []
+    for key, source in (("fcn", fcn), ("gan", gan)):
+        card = read_card(source, source, named=False)
+        if card.task != Task.CT_TO_PET or card.architecture.family != "triplanar":
+            raise InputError(
+                f"The model in {source} is no network from CT to PET: give the folder that "
+                "training virtual-pet-fcn or virtual-pet-gan wrote."
+            )
+        settings = dict(card.architecture.settings)
+        places.append({k: settings.pop(k) for k in PLACE_KEYS if k in settings})
+        parts[key] = settings
+        cards.append(card)
+    if places[0] != places[1]:
+        raise InputError(
+            f"The two networks see different parts or voxels ({places[0]} and {places[1]}): "
+            "train both with one working_mm and region."
+        )
+    with tempfile.TemporaryDirectory(prefix="synthct-") as draft:
+        hashes = {}
+        for (key, settings), card in zip(parts.items(), cards, strict=True):
+            renamed = []
+            for number, file in enumerate(settings["weights"], start=1):
+                copy = f"{key}{number}.safetensors"
+                shutil.copyfile(card.file(file), Path(draft) / copy)
+                hashes[copy] = sha256_of(Path(draft) / copy)
+                renamed.append(copy)
+            settings["weights"] = renamed
+        content = cards[0].model_dump(mode="json") | {
+            "name": name,
+            "title": f"Virtual PET: {cards[0].title}; {cards[1].title}",
+            "architecture": {"family": "virtual_pet", "settings": {**parts, "place": places[0]}},
+            "measured_accuracy": [],
+            "limits": list(dict.fromkeys((*cards[0].limits, *cards[1].limits))),
+            "files": hashes,
+        }
+        _write_card(Path(draft), content)
+        return import_model(Path(draft), name, models_dir)
 
 
 def _prove(model: Synthesizer) -> None:

@@ -165,7 +165,7 @@ def _open_slices(
         subjects,
         split,
         recipe.preparation,
-        request.output / "examples",
+        request.examples or request.output / "examples",
         recipe.seed,
         device,
         progress,

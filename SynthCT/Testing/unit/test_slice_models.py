@@ -583,6 +583,45 @@ def test_such_models_are_imported_with_all_their_weights(
     assert not (tmp_path / "other").exists()
 
 
+def test_two_trained_networks_are_joined_to_a_virtual_pet(
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(kind: str, name: str, place: dict[str, Any], task: str = "ct-to-pet") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        both = yaml.safe_load((models_dir / "virtual-pet/card.yaml").read_text())
+        settings = both["architecture"]["settings"][kind] | place
+        (file,) = settings["weights"]
+        (folder / "weights.safetensors").write_bytes(
+            (models_dir / "virtual-pet" / file).read_bytes()
+        )
+        settings["weights"] = ["weights.safetensors"]
+        files = {"weights.safetensors": sha256_of(folder / "weights.safetensors")}
+        content = card(task, "triplanar", settings) | {"files": files}
+        (folder / "card.yaml").write_text(yaml.safe_dump(content))
+        return folder
+
+    fcn = trained("fcn", "a", {"working_mm": 5.0})
+    gan = trained("gan", "b", {"working_mm": 5.0})
+    own = tmp_path / "own"
+    given = ["models", "virtual-pet", "--models", own, "--name"]
+    code = run_command([str(a) for a in (*given, "joined", "--fcn", fcn, "--gan", gan)])
+    assert code == 0
+    joined = yaml.safe_load((own / "joined/card.yaml").read_text())
+    assert joined["architecture"]["settings"]["place"] == {"working_mm": 5.0}
+    assert set(joined["files"]) == {"fcn1.safetensors", "gan1.safetensors"}
+    assert joined["measured_accuracy"] == []
+    other = trained("gan", "c", {"working_mm": 4.0})
+    code = run_command([str(a) for a in (*given, "x", "--fcn", fcn, "--gan", other)])
+    assert code == 2
+    assert "different parts or voxels" in capsys.readouterr().err
+    wrong = trained("gan", "d", {"working_mm": 5.0}, task="mr-to-pet")
+    code = run_command([str(a) for a in (*given, "x", "--fcn", fcn, "--gan", wrong)])
+    assert code == 2
+    assert "no network from CT to PET" in capsys.readouterr().err
+    assert not (own / "x").exists()
+
+
 def test_a_network_of_volumes_is_refused(models_dir: Path, tmp_path: Path) -> None:
     settings = {"network": "shuffle_unet", "weights": ["w.safetensors"]}
     inner = SliceModel(
