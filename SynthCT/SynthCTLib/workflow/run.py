@@ -328,7 +328,9 @@ def compare(
 def read_slot(job: JobFolder, slot: Slot, progress: Progress) -> Volume:
     """Read one input of the job; what was decided in reading it is said."""
     entry = job.request.inputs[slot]
-    volume = read_volume(job.input_path(slot), slot.role, entry.unit, series=entry.series)
+    # A series in Bq/ml becomes SUV, or the tag that lacks is named.
+    unit = entry.unit or (Unit.SUV if slot == Slot.REFERENCE_PET else None)
+    volume = read_volume(job.input_path(slot), slot.role, unit, series=entry.series)
     for note in reading_notes(volume):
         progress.note(note)
     return volume
