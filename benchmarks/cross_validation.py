@@ -62,9 +62,13 @@ FIGURES = (
     ("soft tissue MAE (HU)", "soft_mae_hu", 1),
     ("bone Dice", "dice_bone", 3),
     ("bone Jaccard", "jaccard_bone", 3),
+    ("k-means bone Dice", "kmeans_dice", 3),
+    ("µ rMAE (%)", "mu_rmae_percent", 2),
     ("PSNR (dB)", "psnr_db", 1),
-    ("SSIM", "ssim", 3),
+    ("MSSIM (Paper 2)", "mssim_paper_2", 3),
+    ("PCC", "pearson", 3),
 )
+BODY_FIGURES = ("mae_hu", "mu_rmae_percent", "psnr_db", "mssim_paper_2", "pearson")
 LOOKED_UP = 64  # bins of the table from intensity to HU
 
 
@@ -98,19 +102,21 @@ def body_of(ct: Volume, pair: Any) -> npt.NDArray[np.bool_]:
 
 def figures(ct: Volume, made: Volume, body: Volume) -> dict[str, float]:
     """All figures of one subject; nan where there is no bone."""
-    row = evaluate(ct, made, {"body": body}).row("body")
-    inside = body.array > 0
+    found = evaluate(ct, made, {"body": body})
+    row, inside = found.row("body"), body.array > 0
     error = np.abs(made.array - ct.array)
     bone = inside & (ct.array >= BONE_HU)
     soft = inside & (ct.array >= -200) & (ct.array < BONE_HU)
-    found = {name: getattr(row, name) for name in ("mae_hu", "psnr_db", "ssim")}
+    whole = {name: float(getattr(row, name)) for name in BODY_FIGURES}
     overlap = {
-        name: getattr(row, name) if bone.any() else np.nan for name in ("dice_bone", "jaccard_bone")
+        "dice_bone": row.dice_bone,
+        "jaccard_bone": row.jaccard_bone,
+        "kmeans_dice": found.bone.kmeans_dice,
+        "bone_mae_hu": float(error[bone].mean()) if bone.any() else np.nan,
     }
     return {
-        **{name: np.nan if value is None else float(value) for name, value in found.items()},
-        **{name: np.nan if value is None else float(value) for name, value in overlap.items()},
-        "bone_mae_hu": float(error[bone].mean()) if bone.any() else np.nan,
+        **whole,
+        **{name: value if bone.any() else np.nan for name, value in overlap.items()},
         "soft_mae_hu": float(error[soft].mean()) if soft.any() else np.nan,
     }
 

@@ -9,6 +9,7 @@ from torch import nn
 from SynthCTLib.errors import InputError
 from SynthCTLib.networks import build_network
 from SynthCTLib.networks.patchgan import Settings as PatchGANSettings
+from SynthCTLib.synthesis.engines import Precision
 
 SMALL = {"channels": [2, 3, 4, 5]}
 
@@ -160,3 +161,19 @@ def test_settings_that_cannot_be_are_named(
 ) -> None:
     with pytest.raises(InputError, match=word):
         build_network(name, settings)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_openvino_computes_deep_unet_as_torch_does(dimensions: int) -> None:
+    """Larger than the excerpt that is traced: the slices folded into the batch are counted anew."""
+    pytest.importorskip("openvino")
+    from SynthCTLib.synthesis.openvino_engine import OpenVinoEngine
+
+    torch.manual_seed(2)
+    network = build_network("deep_unet", {**SMALL, "dimensions": dimensions}).eval()
+    patch = torch.rand(1, 1, 16, 96, 112)
+    with torch.inference_mode():
+        wanted = network(patch).numpy()
+    engine = OpenVinoEngine(network, Precision.FP32, 1)
+    engine.begin(patch[0].numpy())
+    assert engine.predict(patch.numpy(), [(0, 0, 0)]) == pytest.approx(wanted, abs=1e-4)
