@@ -161,11 +161,42 @@ REGION_FIGURES: Mapping[str, Figure] = MappingProxyType(
 """The figures of the union of all masks, by their key in the flat table of an evaluation."""
 
 
+_NOT_COUNTED = "fewer than eight voxels of the simulated PET count in the mask"
+PET_FIGURES: Mapping[str, Figure] = MappingProxyType(
+    {
+        "pet_mean_percent": Figure(
+            "PET error", "%", Better.ZERO,
+            "mean of 100 (PET - reference PET) / reference PET, reconstructed with the µ-maps of "
+            "the synthetic and of the reference CT (simulated)",
+            "ours", _NOT_COUNTED,
+        ),
+        "pet_sd_percent": Figure(
+            "PET error, SD", "%", Better.LESS, "its standard deviation over the voxels", "ours",
+            _NOT_COUNTED,
+        ),
+        "pet_mae_percent": Figure(
+            "PET absolute error", "%", Better.LESS, "mean of its absolute value", "ours",
+            _NOT_COUNTED,
+        ),
+        **{
+            f"pet_beyond_{limit}": Figure(
+                f"PET beyond {limit} %", "", Better.LESS,
+                f"share of the voxels whose PET changes by more than {limit} %", "ours",
+                _NOT_COUNTED,
+            )
+            for limit in (5, 10, 15)
+        },
+    }
+)  # fmt: skip
+"""The effect on a PET in one mask, where it was asked for: by their name after the mask."""
+
+
 def figure_of(key: str) -> Figure:
     """The figure of a flat key such as ``head.mae_hu`` or ``bone.hd95_mm``. Raises KeyError."""
     if key in REGION_FIGURES:
         return REGION_FIGURES[key]
-    return MASK_FIGURES[key.rpartition(".")[2]]
+    name = key.rpartition(".")[2]
+    return PET_FIGURES[name] if name in PET_FIGURES else MASK_FIGURES[name]
 
 
 def sentence(figure: Figure) -> str:

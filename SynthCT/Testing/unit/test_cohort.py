@@ -125,8 +125,13 @@ def test_every_subject_has_its_row(one: Path) -> None:
     ]  # fmt: skip
     assert (rows[0]["fold"], rows[0]["site"], rows[0]["age"]) == ("1", "A", "30")
     job = one / "subjects" / "s0" / "sharp"
-    masks = json.loads((job / "metrics.json").read_text())["evaluation"]["masks"]
-    assert float(rows[0]["body.mae_hu"]) == masks[0]["mae_hu"]
+    figures = json.loads((job / "metrics.json").read_text())
+    assert float(rows[0]["body.mae_hu"]) == figures["evaluation"]["masks"][0]["mae_hu"]
+    pet = figures["pet"]["masks"][0]
+    assert float(rows[0]["body.pet_mae_percent"]) == pet["mae_percent"]
+    assert float(rows[0]["body.pet_beyond_10"]) == pet["beyond"]["10"]
+    definitions = json.loads((one / "figures.json").read_text())["definitions"]
+    assert "µ-maps of the synthetic and of the reference CT" in definitions["pet_mean_percent"]
     assert {p.name for p in job.iterdir()} == {  # figures only: see the test with reports
         "job.json", "result.json", "metrics.json", "review.json", "progress.jsonl", "log.txt",
     }  # fmt: skip

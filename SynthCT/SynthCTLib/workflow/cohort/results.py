@@ -13,6 +13,7 @@ from typing import Any
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.metrics.cohort import CohortTables, Record
+from SynthCTLib.metrics.definitions import PET_FIGURES, sentence
 from SynthCTLib.metrics.error_curve import ErrorCurve
 from SynthCTLib.metrics.evaluation import DEFINITIONS
 from SynthCTLib.report.cohort import CohortContent, cohort_page
@@ -36,7 +37,8 @@ def record_of(
     subject: str, method: str, fold: str | None, strata: Mapping[str, str], metrics: Path
 ) -> Record | None:
     """The figures that a job's ``metrics.json`` holds; None where it was not evaluated."""
-    evaluation = json.loads(metrics.read_text(encoding="utf-8"))["evaluation"]
+    content = json.loads(metrics.read_text(encoding="utf-8"))
+    evaluation = content["evaluation"]
     if evaluation is None:
         return None
     figures: dict[str, float] = {}
@@ -46,6 +48,7 @@ def record_of(
         part, _, name = key.partition(".")
         if name:
             figures[key] = _float(evaluation[part][name])
+    figures |= _pet_figures(content["pet"])
     curve = evaluation["error_curve"]
     return Record(
         subject,
@@ -56,6 +59,20 @@ def record_of(
         _curve(curve),
         (evaluation["bone"]["reference_ml"], evaluation["bone"]["synthetic_ml"]),
     )
+
+
+def _pet_figures(pet: Mapping[str, Any] | None) -> dict[str, float]:
+    if pet is None:
+        return {}
+    figures: dict[str, float] = {}
+    for row in pet["masks"]:
+        beyond = row["beyond"] or {}
+        values = {
+            **{f"pet_{name}": row[name] for name in ("mean_percent", "sd_percent", "mae_percent")},
+            **{f"pet_beyond_{limit}": beyond.get(limit) for limit in ("5", "10", "15")},
+        }
+        figures |= {f"{row['mask']}.{name}": _float(value) for name, value in values.items()}
+    return figures
 
 
 def write_cohort(
@@ -106,7 +123,7 @@ def write_cohort(
                     for r in tables.records
                 ],
                 "failures": [asdict(f) for f in failures],
-                "definitions": dict(DEFINITIONS),
+                "definitions": _definitions(tables.figures),
             }
         ),
         "summary.csv": _csv(
@@ -139,6 +156,12 @@ def write_cohort(
     for name, text in files.items():
         write_text(folder / name, text)
     return folder / PAGE
+
+
+def _definitions(figures: Sequence[str]) -> dict[str, str]:
+    """What each figure is, of the effect on PET only where a subject has it."""
+    pet = {key.rpartition(".")[2] for key in figures} & set(PET_FIGURES)
+    return {**DEFINITIONS, **{k: sentence(PET_FIGURES[k]) for k in PET_FIGURES if k in pet}}
 
 
 def failures_csv(failures: Sequence[Failure]) -> str:
