@@ -18,7 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.grids import Interpolator, resample, to_lps
+from SynthCTLib.imaging.grids import Interpolator, in_lps, resample, to_lps
 from SynthCTLib.metrics.masked import bounding_box
 from SynthCTLib.physics.mumap import DEFAULT_CONVENTION, hu_to_mu
 from SynthCTLib.progress import Progress
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # A PET's voxels are 2 to 5 mm; from 4 to 3 mm the mean over a head changed from 2.25 to 2.24 %.
 GRID_MM = 4.0
+_NOISE_HU = 50.0  # above air by less is no tissue
 LEAST_VOXELS = 8  # fewer tell of chance
 
 
@@ -123,11 +124,10 @@ def pet_difference(
     compared = region.array > 0
     compared &= judged.array > 0
     mixed = np.where(compared, reference.array, synthetic.array).astype(np.float32)
-    views = _Views(region, activity)
+    other = reference.with_array(mixed)
+    views = _Views(region, other.with_array(np.maximum(mixed, synthetic.array)), activity)
     mu = views.mu(synthetic, convention)
-    effect = _with_one_thread_effect(
-        mu, views.mu(reference.with_array(mixed), convention), views.activity, progress
-    )
+    effect = _with_one_thread_effect(mu, views.mu(other, convention), views.activity, progress)
     counted = effect.counted.array > 0
     counted = counted & views.share_of(region.mask(compared))
     return _judgement(PetKind.DIFFERENCE, effect.difference, counted, views, masks, described)
@@ -155,7 +155,7 @@ def pet_uncertainty(
         volume.require_unit(Unit.HU)
         volume.require_grid_of(region)
     spread = np.where(region.array > 0, uncertainty.array, 0).astype(np.float32)
-    views = _Views(region, activity)
+    views = _Views(region, synthetic, activity)
     middle = views.mu(synthetic, convention)
     maps = [
         views.mu(
@@ -178,12 +178,23 @@ def pet_uncertainty(
 
 
 class _Views:
-    """Volumes of one grid on a PET's: axial planes, about 4 mm, those of the region alone."""
+    """Volumes of one grid on a PET's: about 4 mm, the planes of the region, all tissue in them.
 
-    def __init__(self, region: Volume, activity: Volume) -> None:
-        self._box = bounding_box(to_lps(region).volume.array > 0)[0]
-        like = self._coarse(region.image)
-        moved = resample(activity, region.with_image(like).grid, interpolator=Interpolator.LINEAR)
+    ``ct`` tells where the tissue is: what lies around it in every plane is left away.
+    """
+
+    def __init__(self, region: Volume, ct: Volume, activity: Volume) -> None:
+        inside = in_lps(region.array, region.grid) > 0
+        planes = bounding_box(inside)[0]
+        tissue = in_lps(ct.array, ct.grid)[planes] > AIR_HU + _NOISE_HU
+        z, y, x = planes, *bounding_box(tissue | inside[planes])[1:]
+        self._box = (z, y, x)
+        # Cropped as arrays: to turn whole images round takes most of the time.
+        self._like = to_lps(region).volume.image[
+            x.start : x.stop, y.start : y.stop, z.start : z.stop
+        ]
+        grid = region.with_image(self._coarse(self._like)).grid
+        moved = resample(activity, grid, interpolator=Interpolator.LINEAR)
         values = np.maximum(moved.array, np.float32(0))
         if not values.any():
             raise InputError(
@@ -194,15 +205,22 @@ class _Views:
 
     def mu(self, ct: Volume, convention: str) -> Volume:
         """The µ-map of a CT; what is added to fill up the last blocks is air."""
-        fine = hu_to_mu(ct, convention)
+        fine = hu_to_mu(ct.with_image(self._cropped(ct)), convention)
         return fine.with_image(self._coarse(fine.image))
 
     def share_of(self, mask: Volume) -> npt.NDArray[np.bool_]:
         """The voxels of which at least half lies in the mask."""
-        return np.asarray(sitk.GetArrayViewFromImage(self._coarse(mask.image)) >= 0.5)
+        coarse = self._coarse(self._cropped(mask))
+        return np.asarray(sitk.GetArrayFromImage(coarse) >= 0.5)
 
-    def _coarse(self, image: sitk.Image) -> sitk.Image:
-        image = sitk.DICOMOrient(image, "LPS")[:, :, self._box.start : self._box.stop]
+    def _cropped(self, volume: Volume) -> sitk.Image:
+        part = in_lps(volume.array, volume.grid)[self._box]
+        image = sitk.GetImageFromArray(np.ascontiguousarray(part))
+        image.CopyInformation(self._like)
+        return image
+
+    @staticmethod
+    def _coarse(image: sitk.Image) -> sitk.Image:
         factors = [max(1, int(GRID_MM / s + 1e-6)) for s in image.GetSpacing()]
         missing = [-n % f for n, f in zip(image.GetSize(), factors, strict=True)]
         whole = sitk.ConstantPad(sitk.Cast(image, sitk.sitkFloat32), [0, 0, 0], missing, 0.0)

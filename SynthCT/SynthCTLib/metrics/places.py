@@ -8,8 +8,10 @@ import numpy as np
 from scipy import ndimage
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.metrics.masked import voxels_of
+from SynthCTLib.metrics.masked import bounding_box, voxels_of
 from SynthCTLib.volume import Volume
+
+_TRUNCATE = 4.0  # of the Gaussian, standard deviations
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,21 @@ def worst_places(
     inside = voxels_of(mask, image)
     if not inside.any():
         raise InputError("The mask is empty: give one that holds voxels.")
-    values = np.asarray(image.array, np.float32)
+    sigma = [sigma_mm / s for s in reversed(image.grid.spacing_mm)]
+    # Beyond the reach of the filter from the mask there is nothing to smooth.
+    box = tuple(
+        slice(max(0, side.start - reach), side.stop + reach)
+        for side, reach in zip(
+            bounding_box(inside), (int(_TRUNCATE * s + 0.5) for s in sigma), strict=True
+        )
+    )
+    corner = [side.start for side in box]
+    values, inside = np.asarray(image.array[box], np.float32), inside[box]
     if not np.isfinite(values[inside]).all():
         raise InputError("The image has values in the mask that are not finite: correct them.")
-    sigma = [sigma_mm / s for s in reversed(image.grid.spacing_mm)]
-    weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
-    smooth = ndimage.gaussian_filter(np.where(inside, np.abs(values), 0).astype(np.float32), sigma)
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma, truncate=_TRUNCATE)
+    masked = np.where(inside, np.abs(values), np.float32(0))
+    smooth = ndimage.gaussian_filter(masked, sigma, truncate=_TRUNCATE)
     smooth = np.divide(smooth, weight, out=np.zeros_like(smooth), where=inside & (weight > 1e-3))
     level = float(smooth[inside].mean() + 2 * smooth[inside].std())
     above = inside & (smooth > level)
@@ -57,14 +68,20 @@ def worst_places(
     index = np.flatnonzero(sizes_ml >= least_ml) + 1
     if not index.size:
         return ()
-    excess = ndimage.sum_labels(smooth - level, labels, index)
+    excess = np.bincount(labels.ravel(), weights=(smooth - level).ravel())[index]
     order = index[np.argsort(excess)[::-1][:count]]
-    peaks = ndimage.maximum_position(smooth, labels, order)
-    means = ndimage.mean(values, labels, order)
+    around = ndimage.find_objects(labels)
     to_world = image.grid.index_to_world
     places = []
-    for peak, mean, label in zip(peaks, means, order, strict=True):
-        world = (to_world @ [*reversed(peak), 1.0])[:3]
+    for label in order:
+        part = around[label - 1]
+        cluster = labels[part] == label
+        peak = np.unravel_index(
+            int(np.where(cluster, smooth[part], -np.inf).argmax()), cluster.shape
+        )
+        z, y, x = (int(i) + side.start + at for i, side, at in zip(peak, part, corner, strict=True))
+        world = (to_world @ [x, y, z, 1.0])[:3]
         position = (float(world[0]), float(world[1]), float(world[2]))
-        places.append(Place(position, float(mean), float(sizes_ml[label - 1])))
+        mean = float(values[part][cluster].mean(dtype=np.float64))
+        places.append(Place(position, mean, float(sizes_ml[label - 1])))
     return tuple(places)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from SynthCTLib.imaging.grids import isotropic_grid, resample, scanned_field, to_lps
+from SynthCTLib.imaging.grids import in_lps, isotropic_grid, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import body_contour, head_mask
 from SynthCTLib.synthesis.window import Shape, canvas_sides
 from SynthCTLib.volume import Grid, Volume
@@ -223,19 +223,6 @@ def placed(
         there.append(slice(low - begin, high - begin))
     block[tuple(there)] = values[tuple(here)]
     return block
-
-
-def in_lps(array: npt.NDArray[np.generic], grid: Grid) -> npt.NDArray[np.generic]:
-    """A view of an array (z, y, x) on a grid, in LPS axis order, as ``grids.to_lps`` orders it."""
-    still = sitk.Image(1, 1, 1, sitk.sitkUInt8)
-    still.SetDirection(grid.direction)
-    orient = sitk.DICOMOrientImageFilter()
-    orient.SetDesiredCoordinateOrientation("LPS")
-    orient.Execute(still)
-    order = [2 - axis for axis in reversed(orient.GetPermuteOrder())]
-    flips = tuple(reversed(orient.GetFlipAxes()))
-    view = array.transpose(order)
-    return view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
 
 
 def averaged(volume: Volume, spacing_mm: float) -> Volume:

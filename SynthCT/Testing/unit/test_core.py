@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 from SynthCTLib.errors import Cancelled, InputError
 from SynthCTLib.imaging.grids import isotropic_grid, resample, scanned_field, to_lps
@@ -168,3 +169,26 @@ def test_concurrent_parts_obey_a_request_to_stop() -> None:
     stop.append(1)
     with pytest.raises(Cancelled):
         part.update(0.6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lps_order_is_that_of_itk_and_there_is_a_way_back(seed: int) -> None:
+    """Any orientation, left-handed ones too, against ITK's own filter."""
+    rng = np.random.default_rng(seed)
+    kind = (np.int16, np.float32, np.uint8)[seed % 3]
+    image = sitk.GetImageFromArray(rng.integers(0, 99, (5, 6, 7)).astype(kind))
+    axes = Rotation.random(random_state=rng).as_matrix()[:, rng.permutation(3)]
+    axes[:, 0] *= (-1) ** seed
+    image.SetDirection(axes.ravel().tolist())
+    image.SetSpacing(rng.uniform(0.5, 3, 3).tolist())
+    image.SetOrigin(rng.uniform(-500, 500, 3).tolist())
+    volume = Volume(image, Role.MR, Unit.ARBITRARY)
+    turned = to_lps(volume)
+    expected = Grid.of(sitk.DICOMOrient(image, "LPS"))
+    np.testing.assert_array_equal(
+        turned.volume.array, sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS"))
+    )
+    assert turned.volume.grid.matches(expected, tolerance_mm=1e-5)
+    back = turned.restore(turned.volume)
+    assert (back.grid, back.image.GetPixelID()) == (volume.grid, image.GetPixelID())
+    np.testing.assert_array_equal(back.array, volume.array)

@@ -22,7 +22,7 @@ from small_models import card_content, small_settings, write_model
 from SynthCTLib.cli.main import run_command
 from SynthCTLib.errors import Cancelled, InputError, MissingModel, MissingPackage
 from SynthCTLib.imaging.files import read_volume, write_volume
-from SynthCTLib.imaging.grids import isotropic_grid, resample, to_lps
+from SynthCTLib.imaging.grids import in_lps, isotropic_grid, resample, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress, ProgressEvent
@@ -36,7 +36,7 @@ from SynthCTLib.synthesis.patchwise import (
 )
 from SynthCTLib.synthesis.registry import Machine, open_model
 from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis
-from SynthCTLib.synthesis.working_view import Region, in_lps, placed, view_of
+from SynthCTLib.synthesis.working_view import Region, placed, view_of
 from SynthCTLib.volume import Grid, Role, Step, Unit, Volume, sha256_of
 from SynthCTLib.workflow.device import choose_device
 
