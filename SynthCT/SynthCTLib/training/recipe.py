@@ -68,7 +68,7 @@ class AdversaryPart(_Part):
     """A discriminator trained against the network, see ``adversary``.
 
     ``network`` is one of ``SynthCTLib.networks``, usually ``patchgan``. ``weight`` of its term in
-    the network's loss; the equations of Paper 2 have 1. ``conditional``: it sees the input beside
+    the network's loss, whose errors are in 1000 HU. ``conditional``: it sees the input beside
     the image it judges (pix2pix). Its learning rate follows the network's schedule.
     """
 
