@@ -206,10 +206,10 @@ class PairSource:
         progress.stage("Preparing the pairs", 1.0)
         items = {s.name: item_of(s, settings, preparation, prior) for s in subjects}
         self._cases = PersistentDataset(
-            [items[n] for n in split.validation], PreparedPair(), folder / "pairs"
+            [items[n] for n in split.validation], PreparedPair(folder), folder / "pairs"
         )
         self._pairs = PersistentDataset(
-            [items[n] for n in split.train], PreparedPair(), folder / "pairs"
+            [items[n] for n in split.train], PreparedPair(folder), folder / "pairs"
         )
         whole = len(self._pairs) + len(self._cases)
         for index in range(len(self._pairs)):  # fills the cache; raises before any training
@@ -359,18 +359,21 @@ def centres_of(hu: Tensor, weight: Tensor, bone_share: float) -> Tensor:
 class PreparedPair(Transform):
     """:func:`prepared_pair` as MONAI's cache wants it: a transform, not random."""
 
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self.cache_dir = cache_dir
+
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Prepare one subject."""
-        return prepared_pair(item)
+        return prepared_pair(item, self.cache_dir)
 
 
-def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
+def prepared_pair(item: dict[str, Any], cache_dir: Path | None = None) -> dict[str, Any]:
     """One subject: channels of the MR, HU, weights, and where patches may be centred.
 
     All (channels, z, y, x) in LPS order with cubic voxels. The CT is brought onto the MR and is
     -1000 HU where it was not scanned; weights are 0 there. ``fallback`` says in words where the
-    registration is another than was asked for. With a prior also gain and base. Raises
-    InputError naming the subject.
+    registration is another than was asked for. With a prior also gain and base; ``cache_dir`` keeps
+    its atlases. Raises InputError naming the subject.
     """
     settings: PairSettings = item["settings"]
     try:
@@ -397,7 +400,7 @@ def prepared_pair(item: dict[str, Any]) -> dict[str, Any]:
         both = scanned & (scanned_field(ct, grid, to_ct).array > 0)
         region = _region(mr, fine, place.to_mr, item, settings)
         channels = prepare(fine.array, scanned, region, item["preparation"], brain=place.brain)
-        residue = _residue(mr, place, item["prior"]) if "prior" in item else {}
+        residue = _residue(mr, place, item["prior"], cache_dir) if "prior" in item else {}
     except InputError as error:
         raise InputError(f"Subject {item['name']}: {error}") from error
     values = np.clip(hu.array, *settings.ct_range_hu)
@@ -443,9 +446,12 @@ def _place(mr: Volume, settings: PairSettings) -> _Place:
     return _Place(grid, to_template.GetInverse(), brain_on(grid))
 
 
-def _residue(mr: Volume, place: _Place, prior: AtlasPrior) -> dict[str, Tensor]:
+def _residue(
+    mr: Volume, place: _Place, prior: AtlasPrior, cache_dir: Path | None
+) -> dict[str, Tensor]:
     """Gain and base of a subject: Paper 2, equation 5, with the prior CT made from its MR."""
-    found = open_model(prior.model, Machine()).synthesize({Role.MR: mr}, Progress())
+    model = open_model(prior.model, Machine(cache_dir=cache_dir))
+    found = model.synthesize({Role.MR: mr}, Progress())
     atlas = resample(found.volume, place.grid, transform=place.to_mr)
     weights = weights_of(atlas, prior)
     made = {"gain": weights.network, "base": weights.atlas * atlas.array}

@@ -207,7 +207,14 @@ def test_pairs_carry_the_prior_of_their_own_place(
             hu = np.where(mr.array > 0, mr.array - 500, -1000)
             return Synthesis(mr.with_array(hu, role=Role.CT, unit=Unit.HU), mr.mask(hu > -9999))
 
-    monkeypatch.setattr("SynthCTLib.training.pairs.open_model", lambda *_: Oracle())
+    caches = []
+
+    def opened(name: str, machine: Machine) -> Oracle:
+        assert name == "oracle"
+        caches.append(machine.cache_dir)
+        return Oracle()
+
+    monkeypatch.setattr("SynthCTLib.training.pairs.open_model", opened)
     source = PairSource(
         PAIRS,
         subjects,
@@ -220,6 +227,7 @@ def test_pairs_carry_the_prior_of_their_own_place(
         overviews=overviews,
         prior=AtlasPrior(model="oracle"),
     )
+    assert set(caches) == {tmp_path / "cache"}  # atlases are made once, not for each subject
     batch = source.batch(0)
     assert batch.residue is not None
     known = batch.weights > 0
