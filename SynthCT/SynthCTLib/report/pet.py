@@ -18,7 +18,7 @@ from SynthCTLib.report.figures import Look, film_png, planes_row
 from SynthCTLib.report.gallery import Picture
 from SynthCTLib.report.html import FIGURES_FOLDER, REPORT_FILE, TEMPLATES, data_uri, write_all
 from SynthCTLib.report.planes import View, canonical
-from SynthCTLib.volume import Unit, Volume
+from SynthCTLib.volume import Role, Unit, Volume
 
 LEAST_TOP_SUV = 2.5
 
@@ -96,9 +96,13 @@ def _pictures(content: PetReportContent) -> list[Picture]:
     sides = [(0, n) for n in reversed(voxels.shape)]
     view = View(pet.grid, (x, y, z), (sides[0], sides[1], sides[2]))
     top = max(LEAST_TOP_SUV, float(np.percentile(hot.array, 99.8)))
-    rows = [
-        ("source", content.source, Look.mr(f"{content.source.role.upper()}", content.source, view))
-    ]
+    source = content.source
+    seen = (
+        Look.soft_tissue("CT")
+        if source.role == Role.CT
+        else Look.mr(source.role.upper(), source, view)
+    )
+    rows = [("source", source, seen)]
     rows.append(("pet", pet, Look("Synthetic PET", "gray_r", 0.0, top, "SUV")))
     if content.reference is not None:
         wrong = pet.with_array(pet.array.astype(np.float32) - content.reference.array)
