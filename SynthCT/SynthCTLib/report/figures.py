@@ -44,6 +44,7 @@ _MUTED = "#a9b1ba"
 _LETTER = "#ffe08a"
 _CIRCLE = "#00e5a8"
 _OUTSIDE = "#4a4f55"  # where nothing was scanned or nothing is compared: flat grey
+_KEY_COLOURS = (SYNTHETIC_COLOUR, REFERENCE_COLOUR, _CIRCLE)
 
 # A page column is about 1100 pixels wide; 100 dots an inch makes points and pixels easy to relate.
 _DPI = 100
@@ -206,7 +207,7 @@ def close_up(
                 _write(panel, 0.5, 1.015, name, colour=_MUTED, size=10.5, ha="center")
             if column == 0:
                 where = f"{plane.title}, {near.where(plane)}"
-                _write(panel, 0.03, 0.97, where, colour=_WHITE, size=9, va="top")
+                _write(panel, 0.03, 0.87, where, colour=_WHITE, size=9, va="top")
     assert panel is not None  # at least one column is given
     _colour_bar(figure, panel, columns[-1][2])
     return figure
@@ -317,7 +318,11 @@ def film_png(figure: Figure) -> bytes:
     colours, counts = np.unique(pixels @ np.array([1, 256, 65536], np.uint32), return_counts=True)
     weighted = np.repeat(colours, np.sqrt(counts).astype(int))
     sample = np.stack([weighted % 256, weighted // 256 % 256, weighted // 65536], axis=-1)
-    palette = Image.fromarray(sample[np.newaxis].astype(np.uint8)).quantize(256)
+    keys = [int(c[i : i + 2], 16) for c in _KEY_COLOURS for i in (1, 3, 5)]
+    palette = Image.fromarray(sample[np.newaxis].astype(np.uint8)).quantize(256 - len(_KEY_COLOURS))
+    chosen = (palette.getpalette() or [])[: 3 * (256 - len(_KEY_COLOURS))]
+    # The line of a legend is a few pixels, and must keep the colour that it explains.
+    palette.putpalette([*chosen, *[0] * (768 - len(chosen) - len(keys)), *keys])
     return _encoded(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
 
 

@@ -29,6 +29,7 @@ from SynthCTLib.report.literature import (
     MAE_HEAD_HU,
     MSSIM_HEAD,
     MU_RMAE_HEAD_PERCENT,
+    PET_CITATIONS,
     PSNR_HEAD_DB,
     SOURCE,
     SOURCE_2,
@@ -156,6 +157,9 @@ _AIRY_HU = 200.0  # below it µ is next to nothing, and an error relative to it 
 
 _INPUT_WORDS = {"reference_ct": "reference CT", "mr": "MR"}
 
+# Settings that are said elsewhere in the methods, or are sentences to the user.
+_UNSAID = frozenset({"note", "model", "version", "weights"})
+
 _LEVEL_WORDS = {
     Level.SOUND: ("sound", "✓", "Fine"),
     Level.NOTE: ("note", "i", "Note"),
@@ -205,7 +209,10 @@ def _page(content: ReportContent, gallery: Gallery) -> str:
         accuracy=None if content.evaluation is None else _accuracy_table(content.evaluation),
         region=None if content.evaluation is None else _region_tables(content.evaluation),
         literature=(SOURCE, SOURCE_2),
-        citations=CITATIONS if content.evaluation is not None else (),
+        citations=(
+            *(CITATIONS if content.evaluation is not None else ()),
+            *(PET_CITATIONS if content.pet is not None else ()),
+        ),
         mu=_mu_table(content.mu_table, content.convention),
         pet=None if content.pet is None else _pet_table(content.pet),
         methods=methods_paragraph(content),
@@ -465,9 +472,22 @@ def _pet_words(pet: PetJudgement) -> str:
 
 
 def _step_words(step: Step) -> str:
-    settings = _settings(step.settings)
+    """A step with what a paper says of it: plain settings; the whole of them is in Provenance."""
+    settings = _settings(
+        {
+            key: float(f"{value:.3g}") if isinstance(value, float) else value
+            for key, value in step.settings.items()
+            if key not in _UNSAID and _is_short(value)
+        }
+    )
     name = step.name.replace("_", " ")
     return f"{name} ({settings})" if settings else name
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(entry, (str, int, float)) for entry in value)
+    return isinstance(value, (str, int, float))
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -50,3 +50,12 @@ CITATIONS = (
     "Wang et al., IEEE Trans Image Process 13 (2004) 600 (structural similarity).",
 )
 """What the figures of an evaluation rest on, to cite with them."""
+
+PET_CITATIONS = (
+    "Joseph, IEEE Trans Med Imaging 1 (1982) 192 (projection); Hudson and Larkin, ibid. 13 (1994) "
+    "601 (ordered subsets).",
+    "Ladefoged et al., NeuroImage 147 (2017) 346 (eleven methods of brain PET/MR, within 5 %).",
+    "Wang et al., Mol Imaging Biol 9 (2007) 83 (usual FDG uptake of the brain), where no PET was "
+    "given.",
+)
+"""What the simulated effect on a PET rests on."""

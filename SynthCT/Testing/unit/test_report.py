@@ -32,7 +32,15 @@ from SynthCTLib.physics.mumap import hu_to_mu, mean_mu_by_tissue
 from SynthCTLib.registration.quality import Fit, Quality, Registration
 from SynthCTLib.registration.quality import Kind as RegistrationKind
 from SynthCTLib.report import Kind, ReportContent, write_report
-from SynthCTLib.report.figures import Look, Outline, Shown, chart_png, film_png, planes_row
+from SynthCTLib.report.figures import (
+    SYNTHETIC_COLOUR,
+    Look,
+    Outline,
+    Shown,
+    chart_png,
+    film_png,
+    planes_row,
+)
 from SynthCTLib.report.gallery import worst_place
 from SynthCTLib.report.html import methods_paragraph
 from SynthCTLib.report.planes import Plane, View, canonical, view_of
@@ -474,6 +482,19 @@ def test_palette_stays_close_to_full_colour() -> None:
         assert len(film_png(figure)) < len(chart_png(figure))
 
 
+def test_the_line_of_a_legend_keeps_its_colour() -> None:
+    """It is a few pixels of a picture that holds no other of that colour."""
+    synthetic, reference, _ = head_pair()
+    empty = Outline(synthetic, 5000.0, SYNTHETIC_COLOUR, "synthetic CT")
+    grey = mr_of(reference)
+    view = view_of(synthetic, None)
+    figure = planes_row(view, grey, Look.mr("MR", grey, view), outlines=[empty])
+    with Image.open(io.BytesIO(film_png(figure))) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    wanted = [int(SYNTHETIC_COLOUR[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (np.abs(pixels - wanted).max(axis=-1) <= 2).sum() >= 15
+
+
 def test_pictures_made_in_threads_are_those_made_alone() -> None:
     synthetic, reference, region = head_pair()
     view = view_of(synthetic, region)
@@ -763,6 +784,9 @@ def test_methods_name_what_was_done() -> None:
     assert "evaluated with SynthCT 9.8.7" in evaluation
     assert "rigid transform" in evaluation
     assert "correct bias (shrink 4, levels [1, 2])" in evaluation
+    network = {"wide": {"channels": [16, 32]}, "overlap": 0.123456, "version": "1", "note": "Said."}
+    step = Step("synthesize", network)
+    assert "order: synthesize (overlap 0.123)." in methods_paragraph(full_content(steps=(step,)))
     assert "carney-140" in evaluation
     assert "synthetic minus reference" in evaluation
     synthesis = methods_paragraph(full_content(kind=Kind.SYNTHESIS))
