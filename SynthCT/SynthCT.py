@@ -101,7 +101,8 @@ class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def on_scene_closed(self, caller, event):
         """Begin anew."""
         self.panel.scene_closed()
-        self.panel.bind()
+        if self.parent.isEntered:  # else the next time that the page is entered
+            self.panel.bind()
 
     def on_scene_imported(self, caller, event):
         """Take up the state that came with a scene."""

@@ -98,7 +98,7 @@ def install(wheels="", wanted=()):
             )
         arguments = ["--no-index", "--find-links", str(folder), *arguments]
     try:
-        slicer.util.pip_install(" ".join(f'"{a}"' if " " in a else a for a in arguments))
+        slicer.util.pip_install(arguments)  # a list: of a text, Windows would lose backslashes
     except Exception as error:
         raise PanelError(
             _(

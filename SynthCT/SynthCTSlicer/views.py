@@ -106,14 +106,13 @@ class VolumesView:
         from SynthCTSlicer.samples import NAME
 
         try:
-            nodes = SampleData.SampleDataLogic().downloadSample(NAME)
+            nodes = SampleData.SampleDataLogic().downloadSamples(NAME)
         except Exception as error:
             self.logic.state.message = _("The sample cannot be loaded ({e}): reinstall.").format(
                 e=error
             )
             self.logic.changed()
             return
-        nodes = nodes if isinstance(nodes, (list, tuple)) else [nodes]
         self.logic.take([node.GetID() for node in nodes])
 
     def show(self):
@@ -347,6 +346,7 @@ class RunView:
         ui.messageFrame.setVisible(bool(state.message))
         ui.messageFrame.setStyleSheet(theme.frame("messageFrame", state.severity))
         ui.messageText.setText(theme.line(state.severity, state.message) if state.message else "")
+        ui.messageText.setToolTip(state.message)  # a long path is cut off in a narrow panel
         text = "\n".join(state.log)
         if text != ui.logText.toPlainText():
             ui.logText.setPlainText(text)
@@ -592,6 +592,7 @@ class DecideView:
         ui.decideFrame.setVisible(bool(state.message))
         ui.decideFrame.setStyleSheet(theme.frame("decideFrame", state.severity))
         ui.decideText.setText(theme.line(state.severity, state.message) if state.message else "")
+        ui.decideText.setToolTip(state.message)
 
 
 class NoticeView:

@@ -281,6 +281,18 @@ def test_parameter_node_is_strict_about_types(desktop: SimpleNamespace) -> None:
             share: Annotated[float, WithinRange(1, 2)]
 
 
+def test_one_sample_is_its_first_node_and_samples_are_all(desktop: SimpleNamespace) -> None:
+    import SampleData
+
+    from SynthCTSlicer import samples
+
+    samples.register(Path(__file__).parents[2] / "Resources" / "SampleData" / "STS_014")
+    logic = SampleData.SampleDataLogic()
+    assert logic.downloadSample(samples.NAME).GetName() == "SampleThigh_MR"
+    names = [node.GetName() for node in logic.downloadSamples(samples.NAME)]
+    assert [name.rstrip("_1") for name in names] == ["SampleThigh_MR", "SampleThigh_CT"]
+
+
 def test_volume_types_the_scene_cannot_hold(desktop: SimpleNamespace) -> None:
     for kind in (bool, np.float16):
         with pytest.raises(TypeError):

@@ -32,9 +32,12 @@ class InputOutput:
             return SEGMENTATION
         return VOLUME if name.endswith(SUFFIXES) else "NoFile"
 
-    def loadNodes(self, kind: str, properties: dict[str, Any], nodes: Any, messages: Any) -> bool:
+    def loadNodes(
+        self, kind: str, properties: dict[str, Any], nodes: Any, messages: Any = None
+    ) -> bool:
         path = Path(properties["fileName"])
         if not path.exists():
+            messages = messages or slicer.vtkMRMLMessageCollection()
             messages.AddMessage(vtk.vtkCommand.ErrorEvent, f"no file {path}")
             return False
         if kind == SCENE:

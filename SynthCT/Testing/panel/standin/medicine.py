@@ -119,6 +119,10 @@ class SampleDataLogic:
         SampleDataLogic.sources[str(sampleName)] = SampleDataSource(dict(locals()))
 
     def downloadSample(self, name: str) -> Any:
+        """The first node of a sample, as in the application."""
+        return self.downloadSamples(name)[0]
+
+    def downloadSamples(self, name: str) -> list[Any]:
         """Fetch, check and load; a custom downloader is ignored here, as in the application."""
         values = self.sources[name].values
         nodes = []
@@ -138,7 +142,7 @@ class SampleDataLogic:
             nodes.append(
                 slicer.util.loadVolume(target, properties={"name": node_name, "show": False})
             )
-        return nodes[0] if len(nodes) == 1 else nodes
+        return nodes
 
 
 def sample_module() -> types.ModuleType:

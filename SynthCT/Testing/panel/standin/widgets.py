@@ -251,6 +251,8 @@ class ctkCollapsibleButton(QWidget):
         self._hidden: list[QWidget] = []
         self.setContentsMargins(0, self.HEADER, 0, 0)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        # As ctk's: what the contents would like is the least width unless the file says otherwise.
+        self.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Preferred)
 
     def paintEvent(self, event: Any) -> None:
         painter = QPainter(self)
