@@ -28,15 +28,20 @@ TABLES = ("figures.csv", "figures.json", "summary.csv", "comparisons.csv", "stat
 METHODS = {"blurred": 3000.0, "soft-bone": 300.0}
 
 
-def prepare(pack: Path, folder: Path, patients: int) -> Path:
+def prepare(pack: Path, folder: Path, patients: int, shrink: int) -> Path:
+    def save(image: sitk.Image, path: Path) -> Path:
+        small = sitk.BinShrink(image, [shrink, shrink, 1])
+        sitk.WriteImage(sitk.Cast(small, sitk.sitkInt16), str(path))
+        return path
+
     rows = []
     for index, patient in enumerate(sorted((pack / "sts").glob("STS_*"))[:patients]):
         ct = sitk.ReadImage(str(patient / "ct.nii.gz"), sitk.sitkFloat32)
+        reference = save(ct, folder / f"{patient.name}_ct.nii.gz")
         for method, highest in METHODS.items():
             made = sitk.SmoothingRecursiveGaussian(sitk.Clamp(ct, upperBound=highest), 1.0)
-            path = folder / f"{patient.name}_{method}.nii.gz"
-            sitk.WriteImage(sitk.Cast(made, sitk.sitkInt16), str(path))
-            rows.append([patient.name, method, patient / "ct.nii.gz", path, index % 5 + 1])
+            path = save(made, folder / f"{patient.name}_{method}.nii.gz")
+            rows.append([patient.name, method, reference, path, index % 5 + 1])
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -51,7 +56,7 @@ def cohort(manifest: Path, output: Path, *arguments: str) -> float:
     subprocess.run(
         [sys.executable, "-c", "from SynthCTLib.cli.main import main; main()", "evaluate",
          "--manifest", str(manifest), "--anatomy", "body", "--registration", "none", "--quiet",
-         "--no-reports",
+         "--no-reports", "--no-pet-effect",
          "-o", str(output), *arguments],
         check=True,
     )  # fmt: skip
@@ -95,12 +100,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-pack", type=Path, required=True)
     parser.add_argument("--patients", type=int, default=36)
+    parser.add_argument("--shrink", type=int, default=1, help="average so many voxels in a plane")
     parser.add_argument("--out", type=Path, help="keep the cohorts here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = prepare(arguments.data_pack, folder, arguments.patients)
+        manifest = prepare(arguments.data_pack, folder, arguments.patients, arguments.shrink)
         jobs = 2 * arguments.patients
         seconds = {
             "1 process": cohort(manifest, folder / "one", "--processes", "1"),

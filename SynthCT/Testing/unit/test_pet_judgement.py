@@ -15,7 +15,10 @@ from SynthCTLib.errors import InputError
 from SynthCTLib.metrics.pet import PetJudgement, PetKind, pet_difference, pet_uncertainty
 from SynthCTLib.physics.fdg import BONE_SUV, BRAIN_SUV, FAT_SUV, MUSCLE_SUV, fdg_pattern
 from SynthCTLib.progress import Progress
+from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.volume import Role, Unit, Volume
+from SynthCTLib.workflow.outcome import Outcome
+from SynthCTLib.workflow.pet import judge_for_pet
 
 SIZE, SLICES, SPACING_MM = 64, 4, 4.0
 WATER_PER_CM, RADIUS_MM = 0.096, 100.0
@@ -156,3 +159,23 @@ def test_the_usual_pattern_goes_by_tissue() -> None:
         fdg_pattern(ct(-1000), mask(BODY))
     with pytest.raises(InputError, match="needs HU"):
         fdg_pattern(source(), mask(BODY))
+
+
+def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = Outcome(volumes={"ct": ct(-60)}, region=mask(BODY), anatomy=Anatomy.HEAD)
+    progress = Progress()
+    judge_for_pet(outcome, None, "carney-140", progress)
+    assert progress.notes == ()
+    judge_for_pet(outcome, source(), "carney-140", progress)
+    assert "The PET was not used" in progress.notes[0]
+    outcome.volumes["ct_uncertainty"] = volume(np.full(BODY.shape, 50.0), Role.UNCERTAINTY, Unit.HU)
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        judge_for_pet(outcome, None, "carney-140", progress)
+    assert "needs the package torch" in progress.notes[1]
+    assert outcome.pet is None
+    # a disk is no head: the pattern does without a brain, and says so
+    judge_for_pet(outcome, None, "carney-140", progress)
+    assert outcome.pet is not None
+    assert outcome.pet.kind == PetKind.UNCERTAINTY
+    assert "no brain was found" in outcome.pet.activity
