@@ -29,18 +29,28 @@ def launcher(folder: Path) -> None:
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
-def pump(until, seconds: float) -> list[float]:
-    """Run the event loop; the gaps between its turns, s."""
+def pump(until, seconds: float) -> list[tuple[float, float]]:
+    """Run the event loop: the gaps between its turns, and the processor time of each turn, s.
+
+    On busy cores the gaps hold what other programs took; the processor time is the panel's own.
+    """
     import slicer
 
     gaps, last, end = [], time.perf_counter(), time.monotonic() + seconds
     while not until() and time.monotonic() < end:
+        used = time.thread_time()
         slicer.app.processEvents()
+        used = time.thread_time() - used
         now = time.perf_counter()
-        gaps.append(now - last)
+        gaps.append((now - last, used))
         last = now
         time.sleep(0.002)
     return gaps
+
+
+def longest(gaps: list[tuple[float, float]]) -> str:
+    """The longest gap and the longest turn in processor time, ms."""
+    return f"{1000 * max(g for g, _u in gaps):.0f} ms | {1000 * max(u for _g, u in gaps):.0f} ms"
 
 
 def survivors(session: int) -> int:
@@ -137,14 +147,15 @@ def main() -> None:
     page.close()
     slicer.app.close()
     shutil.rmtree(work)
-    print("| what | measured |")
-    print("|---|---|")
-    print(f"| writing the inputs of a job (187 x 148 x 65 and 197 x 178 x 65) | {start_s:.2f} s |")
-    print(f"| longest gap between turns of the event loop in a run | {1000 * max(gaps):.0f} ms |")
-    print(f"| 99th percentile of the gaps | {1000 * sorted(gaps)[int(0.99 * len(gaps))]:.0f} ms |")
-    print(f"| from Cancel to no process left | {cancel_s:.2f} s |")
-    print(f"| loading a result of 256^3 (3 images, 2 masks) | {load_s:.1f} s |")
-    print(f"| longest gap while it is loaded | {1000 * max(load_gaps):.0f} ms |")
+    print("| what | by the clock | processor time of the window's thread |")
+    print("|---|---|---|")
+    print(
+        f"| writing the inputs of a job (187 x 148 x 65 and 197 x 178 x 65) | {start_s:.2f} s | |"
+    )
+    print(f"| longest turn of the event loop in a run | {longest(gaps)} |")
+    print(f"| from Cancel to no process left | {cancel_s:.2f} s | |")
+    print(f"| loading a result of 256^3 (3 images, 2 masks) | {load_s:.1f} s | |")
+    print(f"| longest turn while it is loaded | {longest(load_gaps)} |")
     load = os.getloadavg()[0]
     print(f"\n{os.cpu_count()} cores, load average {load:.1f} at the end.")
 
