@@ -40,27 +40,24 @@ FOLDS = 4
 
 @dataclass(frozen=True)
 class Population:
-    """Who is simulated: how many, from which anatomies on, and how they are varied."""
+    """Who is simulated: a name, and how the anatomies are varied."""
 
     name: str
-    count: int
     variation: VariationOptions
 
 
-ADULTS = Population(
-    "adults", 24, VariationOptions(scale=(0.96, 1.06), thin=0, thick=0.2, craniotomy=0)
-)
+ADULTS = Population("adults", VariationOptions(scale=(0.96, 1.06), thin=0, thick=0.2, craniotomy=0))
 CHILDREN = Population(
-    "children", 12, VariationOptions(scale=(0.74, 0.84), thin=1, thick=0, craniotomy=0)
+    "children", VariationOptions(scale=(0.74, 0.84), thin=1, thick=0, craniotomy=0)
 )
 
 
-def make(population: Population, data_pack: Path, out: Path) -> Path:
+def make(population: Population, count: int, data_pack: Path, out: Path) -> Path:
     """A folder of pairs, of anatomies that other benchmarks do not hold out."""
     folder = out / population.name
     maps = sorted((data_pack / "labels").glob("head_*.nii.gz"))
     maps = [p for p in maps if p.name.removesuffix(".nii.gz") not in HELD_OUT]
-    for index in range(population.count):
+    for index in range(count):
         subject = folder / f"{population.name}-{index:02d}"
         if (subject / "ct.nii.gz").is_file():
             continue
@@ -117,11 +114,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--refine", type=int, default=150)
+    parser.add_argument("--adults", type=int, default=24, help="how many are simulated")
+    parser.add_argument("--children", type=int, default=12, help="how many are simulated")
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
     out: Path = arguments.out
-    adults = make(ADULTS, arguments.data_pack, out)
-    children = make(CHILDREN, arguments.data_pack, out)
+    adults = make(ADULTS, arguments.adults, arguments.data_pack, out)
+    children = make(CHILDREN, arguments.children, arguments.data_pack, out)
     first = trained("paper1-small", arguments.steps, adults, out / "adult", 1, None)
     before, after = [], []
     for fold in range(1, FOLDS + 1):
@@ -134,7 +133,7 @@ def main() -> None:
         after += errors(refined, subjects, arguments.pictures)
     print(
         f"Simulated children, N = {len(before)} in {FOLDS} folds; network trained on "
-        f"{ADULTS.count} simulated adults in {arguments.steps} steps, refined in "
+        f"{arguments.adults} simulated adults in {arguments.steps} steps, refined in "
         f"{arguments.refine}. Mean ± SD.\n"
     )
     print("| network | head MAE (HU) | skull MAE (HU) | bone Dice |")
