@@ -430,7 +430,7 @@ def _stops(work: Callable[[Progress], object], after: int) -> None:
 
 def test_an_error_in_a_listener_is_not_swallowed(mr: Volume, ct: Volume) -> None:
     def listen(event: ProgressEvent) -> None:
-        if event.stage == "4 mm":
+        if event.stage.endswith(" mm"):
             raise ZeroDivisionError("a bug in the listener")
 
     start = sitk.Euler3DTransform()
