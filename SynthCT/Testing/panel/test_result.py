@@ -477,7 +477,8 @@ def test_disk_full_and_folder_that_cannot_be_written(
     done.run()
     assert "is full: free some space" in done.ui.messageText.text
     assert not done.panel.runner.busy
-    assert len(list(done.panel._root().glob("job-*"))) == 1  # only that of the finished run
+    # Only that of the finished run, once the check that the change began is over too.
+    done.wait(lambda: len(list(done.panel._root().glob("job-*"))) == 1)
 
 
 # -- the file reader -------------------------------------------------------------------------------
