@@ -70,7 +70,7 @@ def correct_bias(
     coarse = sitk.BinShrink(image, factors)
     values = sitk.GetArrayFromImage(coarse)
     # N4 works on logarithms: dark bone and air would dominate, so only tissue has a say.
-    tissue = values > sitk.GetArrayViewFromImage(mr_tissue_level(coarse))
+    tissue = values > sitk.GetArrayFromImage(mr_tissue_level(coarse))
     if not tissue.any():
         raise InputError(
             "No tissue stands out from the background of the MR, so that its bias field cannot "
