@@ -158,9 +158,6 @@ def test_a_reference_on_another_grid_is_resampled_and_this_is_said_and_recorded(
         assert (told in capfd.readouterr().err) == bool(expected)
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert ("interpolated onto the grid of the synthetic CT" in page) == bool(expected)
-    same = sitk.ReadImage(str(tmp_path / "same" / "reference_ct.nii.gz"))
-    read = sitk.ReadImage(str(ct))
-    np.testing.assert_allclose(sitk.GetArrayFromImage(same), sitk.GetArrayFromImage(read), atol=0.01)
 
 
 def test_a_given_mask_gets_a_row(limb_job: Path, tmp_path: Path) -> None:
