@@ -158,6 +158,14 @@ def test_a_reference_on_another_grid_is_resampled_and_this_is_said_and_recorded(
         assert (told in capfd.readouterr().err) == bool(expected)
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert ("interpolated onto the grid of the synthetic CT" in page) == bool(expected)
+    kept, given = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        for path in (tmp_path / "same" / "reference_ct.nii.gz", ct)
+    )
+    # Removing the table sets what lies outside the body to -1000 HU; the body is left alone.
+    body = kept > -900
+    assert body.mean() > 0.1
+    np.testing.assert_array_equal(kept[body], given[body])
 
 
 def test_a_given_mask_gets_a_row(limb_job: Path, tmp_path: Path) -> None:
