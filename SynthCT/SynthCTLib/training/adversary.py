@@ -97,7 +97,7 @@ class Adversary:
 
 def own_numbers(image: Tensor, weights: Tensor, output: OutputPart) -> Tensor:
     """From HU to the network's numbers; the lowest of the range where there is no weight."""
-    known = torch.where(weights > 0, image, image.new_tensor(output.low_hu))
+    known = torch.where(weights > 0, image, image.new_tensor(output.low))
     return (known - output.offset) / output.scale
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.training.recipe import Recipe
@@ -59,9 +60,14 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return Checkpoint(
-            Recipe.model_validate_json(content["recipe"]), content["step"], content["content"]
-        )
+        recipe = Recipe.model_validate_json(content["recipe"])
+        return Checkpoint(recipe, content["step"], content["content"])
+    except ValidationError as error:
+        raise InputError(
+            f"The recipe in the checkpoint {path} is not one of this version of SynthCT "
+            f"({error.error_count()} keys): go on with the version that wrote it, or begin again "
+            "in another folder."
+        ) from error
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}): "

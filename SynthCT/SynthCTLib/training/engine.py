@@ -57,12 +57,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended. ``weights`` are those to keep: averaged, or best where validated."""
+    """How a training ended. ``weights`` are those to keep: averaged, or best where validated.
+
+    ``best_mae`` and the errors of ``history`` are in HU, or in SUV where a PET is made.
+    """
 
     step: int
     complete: bool
     weights: dict[str, Tensor]
-    best_mae_hu: float | None
+    best_mae: float | None
     history: tuple[tuple[int, float], ...] = ()
 
 
@@ -79,7 +82,7 @@ class _State:
     step: int = 0
     begun: int = 0  # the step at which this process began
     bad_steps: int = 0
-    best_mae_hu: float | None = None
+    best_mae: float | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[tuple[int, float]] = field(default_factory=list)
 
@@ -118,7 +121,7 @@ def train(
     _keep(recipe, options, state)
     complete = state.step >= recipe.steps or state.schedule.finished
     return TrainingResult(
-        state.step, complete, _weights(state), state.best_mae_hu, tuple(state.history)
+        state.step, complete, _weights(state), state.best_mae, tuple(state.history)
     )
 
 
@@ -235,7 +238,7 @@ def _epoch(
     network = state.average or state.network
     network.eval()
     errors = [
-        objective.case_mae_hu(network, case, autocast(recipe, options.device))
+        objective.case_mae(network, case, autocast(recipe, options.device))
         for case in source.cases()
     ]
     if not errors:
@@ -243,8 +246,8 @@ def _epoch(
     mae = sum(errors) / len(errors)
     state.history.append((state.step, mae))
     journal.validated(state.step, mae)
-    if state.best_mae_hu is None or mae < state.best_mae_hu:
-        state.best_mae_hu = mae
+    if state.best_mae is None or mae < state.best_mae:
+        state.best_mae = mae
         state.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
     if state.schedule.validated(epoch, mae) and state.best:
         state.network.load_state_dict(state.best)
@@ -254,9 +257,7 @@ def _epoch(
 
 def _tell(recipe: Recipe, state: _State, journal: Journal, progress: Progress) -> None:
     loss = "" if math.isnan(journal.recent) else f", loss {journal.recent:.3f}"
-    error = (
-        "" if state.best_mae_hu is None else f", best validation MAE {_error_text(recipe, state)}"
-    )
+    error = "" if state.best_mae is None else f", best validation MAE {_error_text(recipe, state)}"
     # Of what is left since this process began: a resumed training knows its own pace only.
     done = (state.step - state.begun) / max(1, recipe.steps - state.begun)
     progress.update(done, f"step {state.step} of {recipe.steps}{loss}{error}")
@@ -264,7 +265,7 @@ def _tell(recipe: Recipe, state: _State, journal: Journal, progress: Progress) -
 
 def _error_text(recipe: Recipe, state: _State) -> str:
     """The best error in the unit of the task."""
-    return f"{state.best_mae_hu:.4g} {recipe.task.output_unit}"
+    return f"{state.best_mae:.4g} {recipe.task.output_unit}"
 
 
 def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -293,7 +294,7 @@ def _keep(recipe: Recipe, options: TrainingOptions, state: _State) -> None:
         "schedule": state.schedule.state(),
         "average": state.average.state_dict() if state.average is not None else {},
         "best": state.best,
-        "best_mae_hu": state.best_mae_hu,
+        "best_mae": state.best_mae,
         "history": state.history,
         "bad_steps": state.bad_steps,
         "adversary": state.adversary.state() if state.adversary is not None else {},
@@ -312,7 +313,7 @@ def _restore(recipe: Recipe, state: _State, kept: Checkpoint) -> None:
         state.average.load_state_dict(content["average"])
     if state.adversary is not None:
         state.adversary.restore(content["adversary"])
-    state.best, state.best_mae_hu = content["best"], content["best_mae_hu"]
+    state.best, state.best_mae = content["best"], content["best_mae"]
     state.history = [tuple(entry) for entry in content["history"]]
     state.step = state.begun = kept.step
     state.bad_steps = content["bad_steps"]

@@ -11,7 +11,7 @@ from typing import Any
 CSV_FILE = "log.csv"
 EVERY_STEPS = 10
 _SMOOTH = 0.9
-_COLUMNS = ("step", "rate", "loss", "finite", "validation_mae_hu")
+_COLUMNS = ("step", "rate", "loss", "finite", "validation_mae")
 
 
 class Journal:
@@ -57,11 +57,11 @@ class Journal:
             for name, value in parts.items():
                 self._board.add_scalar(f"loss/{name}", value, step)
 
-    def validated(self, step: int, mae_hu: float) -> None:
-        """Log the error on the validation cases."""
-        self._write(step=step, validation_mae_hu=f"{mae_hu:.2f}")
+    def validated(self, step: int, mae: float) -> None:
+        """Log the error on the validation cases, in the unit of what the task makes."""
+        self._write(step=step, validation_mae=f"{mae:.5g}")
         if self._board:
-            self._board.add_scalar("validation/mae_hu", mae_hu, step)
+            self._board.add_scalar("validation/mae", mae, step)
 
     def close(self) -> None:
         """Close the files."""

@@ -99,8 +99,8 @@ class Objective:
         """From the network's numbers to HU, not clipped: a clipped value has no gradient."""
         return self.output.scale * y.float() + self.output.offset
 
-    def case_mae_hu(self, network: nn.Module, case: Case, autocast: torch.autocast) -> float:
-        """Weighted mean absolute error of a whole volume, HU clipped to the stated range.
+    def case_mae(self, network: nn.Module, case: Case, autocast: torch.autocast) -> float:
+        """Weighted mean absolute error of a whole volume (HU or SUV), clipped to the stated range.
 
         A network of two views sees the volume at once, any other in patches of the model's window.
         """
@@ -114,7 +114,7 @@ class Objective:
         hu = self.hu(predicted)[0, 0]
         if case.residue is not None:
             hu = case.residue.answer(hu)
-        hu = hu.clamp(self.output.low_hu, self.output.high_hu)
+        hu = hu.clamp(self.output.low, self.output.high)
         error = (hu - case.target).abs() * case.weight
         return float(error.sum() / case.weight.sum().clamp(min=1))
 

@@ -61,8 +61,8 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
         "output": {
             "scale": output.scale,
             "offset": output.offset,
-            "low": output.low_hu,
-            "high": output.high_hu,
+            "low": output.low,
+            "high": output.high,
             **({"stated_error": True} if recipe.network.settings.get("out_channels") == 2 else {}),
         },
     }
@@ -70,10 +70,10 @@ def card_of(recipe: Recipe, result: TrainingResult, sha256: str, name: str) -> d
         settings["window"] = json.loads(json.dumps(asdict(model.window)))
     validation = (
         ""
-        if result.best_mae_hu is None
+        if result.best_mae is None
         else (
             f" Error on the validation cases, by which the training was steered: "
-            f"{result.best_mae_hu:.4g} {recipe.task.output_unit} (no measure of accuracy)."
+            f"{result.best_mae:.4g} {recipe.task.output_unit} (no measure of accuracy)."
         )
     )
     architecture: dict[str, Any] = {

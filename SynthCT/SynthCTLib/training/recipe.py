@@ -84,15 +84,15 @@ class SchedulePart(_Part):
 
     ``stable-decay``: rises over ``warmup_steps``, stays, and falls linearly to zero over the last
     ``decay_share`` of the steps. ``plateau`` (Paper 1, section 3.3): when the validation error has
-    not fallen by ``improvement_hu`` within ``patience_epochs``, training goes on with the next of
-    ``rates`` from the best weights, and ends after the last.
+    not fallen by ``improvement`` (HU, or SUV of a PET) within ``patience_epochs``, training goes on
+    with the next of ``rates`` from the best weights, and ends after the last.
     """
 
     kind: Literal["stable-decay", "plateau"] = "stable-decay"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay_share: Share = 0.25
     patience_epochs: Count = 100
-    improvement_hu: Positive = 1.0
+    improvement: Positive = 1.0
     rates: tuple[Positive, ...] = (3e-4,)
 
 
@@ -107,8 +107,8 @@ class OutputPart(_Part):
 
     scale: float = 1000.0
     offset: float = 0.0
-    low_hu: float = -1000.0
-    high_hu: float = 3000.0
+    low: float = -1000.0
+    high: float = 3000.0
 
 
 class ModelPart(_Part):

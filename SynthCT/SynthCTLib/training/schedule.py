@@ -15,7 +15,7 @@ class Schedule:
         self.steps = recipe.steps
         self.phase = 0
         self.finished = False
-        self.best_epoch, self.best_mae_hu = 0, float("inf")
+        self.best_epoch, self.best_mae = 0, float("inf")
 
     @property
     def keeps_best(self) -> bool:
@@ -31,12 +31,12 @@ class Schedule:
         left = (self.steps - step) / decay if decay else 1.0
         return self.first_rate * warm * min(1.0, left)
 
-    def validated(self, epoch: int, mae_hu: float) -> bool:
+    def validated(self, epoch: int, mae: float) -> bool:
         """Take note of an error; whether the next phase begins now, from the best weights."""
         if self.part.kind != "plateau":
             return False
-        if mae_hu < self.best_mae_hu - self.part.improvement_hu:
-            self.best_epoch, self.best_mae_hu = epoch, mae_hu
+        if mae < self.best_mae - self.part.improvement:
+            self.best_epoch, self.best_mae = epoch, mae
             return False
         if epoch - self.best_epoch < self.part.patience_epochs:
             return False
@@ -53,7 +53,7 @@ class Schedule:
             "phase": self.phase,
             "finished": self.finished,
             "best_epoch": self.best_epoch,
-            "best_mae_hu": self.best_mae_hu,
+            "best_mae": self.best_mae,
         }
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def test_least_squares_and_cross_entropy_by_hand() -> None:
 def test_the_discriminator_sees_the_networks_numbers_and_nothing_unknown() -> None:
     hu = torch.tensor([500.0, 5000.0]).reshape(1, 1, 1, 1, 2)
     known = torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 1, 2)
-    seen = own_numbers(hu, known, OutputPart(scale=1000, offset=-500, low_hu=-1000))
+    seen = own_numbers(hu, known, OutputPart(scale=1000, offset=-500, low=-1000))
     assert seen.flatten().tolist() == [1.0, -0.5]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.synthesis.working_view import Region
 from SynthCTLib.training.engine import TrainingOptions, load_initial, train
+from SynthCTLib.training.journal import CSV_FILE
 from SynthCTLib.training.losses import loss_named
 from SynthCTLib.training.objective import Objective
 from SynthCTLib.training.pairs import Split
@@ -349,7 +351,7 @@ def recipe(**changes: Any) -> Recipe:
         "schedule": {"warmup_steps": 0},
         "validation": {"every_epochs": 1},
         "steps": 20,
-        "output": {"scale": 10.0, "offset": 10.0, "low_hu": 0.0, "high_hu": 20.0},
+        "output": {"scale": 10.0, "offset": 10.0, "low": 0.0, "high": 20.0},
         "model": {
             "family": "triplanar",
             "title": "Toy",
@@ -370,6 +372,10 @@ def test_a_pix2pix_learns_the_level_of_a_body_and_says_so_in_suv(
     assert result.complete
     assert result.history[-1][1] < 0.7 * result.history[0][1]
     assert any("best validation MAE" in e.message and "SUV" in e.message for e in told)
+    with (tmp_path / CSV_FILE).open(newline="", encoding="utf-8") as stream:
+        logged = [row["validation_mae"] for row in csv.DictReader(stream)]
+    errors = [float(text) for text in logged if text]
+    assert errors == pytest.approx([mae for _, mae in result.history], rel=1e-4)  # SUV are small
 
 
 VQ = {
