@@ -13,7 +13,7 @@ from SynthCTLib.metrics.evaluation import Evaluation
 from SynthCTLib.metrics.pet import PetJudgement
 from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration.quality import Registration
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import Source, Step, Unit, Volume
 
 
@@ -34,8 +34,8 @@ class ReportContent:
 
     ``title`` is the label of the subject, such as a file name without a patient's name. The
     reference, the difference (synthetic minus reference, HU), the masks, the coverage and the
-    uncertainty (one standard deviation, HU) lie on the grid of the synthetic CT; the MR and the
-    µ-map may lie on grids of their own and are resampled to be shown.
+    uncertainty (one standard deviation, HU; ``spread`` says of what) lie on the grid of the
+    synthetic CT; the MR and the µ-map may lie on grids of their own and are resampled to be shown.
 
     ``region`` is the mask of the part of the body that ``anatomy`` names (the head, or the body
     contour of a limb), and the row of the evaluation that bears its name ("head", "body") is the
@@ -59,6 +59,7 @@ class ReportContent:
     difference: Volume | None = None
     mu_map: Volume | None = None
     uncertainty: Volume | None = None
+    spread: Spread = Spread.ANSWERS
     pet: PetJudgement | None = None
     coverage: Volume | None = None
     region: Volume | None = None

@@ -20,13 +20,20 @@ from SynthCTLib.report import figures
 from SynthCTLib.report.content import ReportContent
 from SynthCTLib.report.figures import Look, Outline, Shown, chart_png, film_png
 from SynthCTLib.report.planes import Plane, View, canonical, view_of
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import Volume
 
 _LOOK_FOR = {
     Anatomy.HEAD: "The skull should be closed and even, the sinuses and the airway black, the "
     "teeth bright.",
     Anatomy.BODY: "Bones should be whole, with a bright rim and a darker core.",
+}
+_UNCERTAIN = {
+    Spread.STATED_ERROR: "The standard deviation of the error that the model expects there; the "
+    "error to be expected, in absolute value, is 0.71 of it. It is no measured error: where the "
+    "model is sure and wrong, it is dark.",
+    Spread.ANSWERS: "Bright: the model's own sources disagree there by that many HU. It is no "
+    "measured error: where all sources are wrong together, it is dark.",
 }
 _HATCHED = " Hatched: not founded on data, nothing is claimed there."
 _HISTOGRAM_HU = np.arange(-1040.0, 2041.0, 20.0)
@@ -222,8 +229,7 @@ def _images(content: ReportContent, scene: _Scene) -> Iterator[Picture]:
                 uncovered=scene.uncovered,
             ),
             "the uncertainty stated by the model",
-            "Bright: the model's own sources disagree there by that many HU. It is no measured "
-            "error: where all sources are wrong together, it is dark.",
+            _UNCERTAIN[content.spread],
         )
         if content.pet is not None and content.pet.kind is PetKind.UNCERTAINTY:
             yield _pet(scene, content.pet)

@@ -35,7 +35,7 @@ from SynthCTLib.report.literature import (
     SOURCE_2,
 )
 from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import Step
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -246,8 +246,12 @@ def _tiles(facts: Facts) -> list[tuple[str, str]]:
         of = "effect on a PET" if facts.pet_kind is PetKind.DIFFERENCE else "uncertainty of a PET"
         where = facts.pet.mask.replace("_", " ")
         tiles.append((f"{facts.pet.mae_percent:.1f} %", f"{of}, {where} (simulated)"))
-    if facts.figures is None and facts.uncertainty_hu is not None:
-        tiles.append((f"± {facts.uncertainty_hu:.0f} HU", "uncertainty the model states"))
+    if facts.figures is None and facts.expected_error_hu is not None:
+        whose = {
+            Spread.STATED_ERROR: "mean absolute error that the model expects",
+            Spread.ANSWERS: "mean absolute error, if spread as the model's answers are",
+        }[facts.spread]
+        tiles.append((f"{facts.expected_error_hu:.0f} HU", whose))
     return tiles
 
 

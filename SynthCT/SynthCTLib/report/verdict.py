@@ -27,7 +27,7 @@ from SynthCTLib.report.literature import (
     MU_RMAE_HEAD_PERCENT,
     Published,
 )
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 
 # Ours, not from a study. Below the first a reader should see where the gap is (a neck, usually);
 # below the second more is missing than there.
@@ -74,8 +74,9 @@ class Facts:
 
     Of the region (the head, or the body contour), ``covered_share`` is where the synthetic CT is
     founded on data, ``compared_share`` where the reference was scanned. ``bone_share`` is the part
-    of what is covered that reaches 300 HU in the synthetic CT, ``uncertainty_hu`` the mean over
-    what is covered. ``figures`` are those of the mask named after the anatomy.
+    of what is covered that reaches 300 HU in the synthetic CT, ``uncertainty_hu`` the mean standard
+    deviation over what is covered, ``spread`` what it is that of. ``figures`` are those of the mask
+    named after the anatomy.
     """
 
     anatomy: Anatomy = Anatomy.HEAD
@@ -86,12 +87,20 @@ class Facts:
     covered_share: float | None = None
     compared_share: float | None = None
     uncertainty_hu: float | None = None
+    spread: Spread = Spread.ANSWERS
     has_reference: bool = False
     figures: MaskFigures | None = None
     soft_tissue_mu_per_cm: float | None = None
     pet: PetRow | None = None
     pet_kind: PetKind = PetKind.DIFFERENCE
     registration: Registration | None = None
+
+    @property
+    def expected_error_hu(self) -> float | None:
+        """The mean absolute error that follows from the uncertainty, to hold against others'."""
+        if self.uncertainty_hu is None:
+            return None
+        return self.uncertainty_hu * self.spread.error_per_sd
 
 
 def facts_of(content: ReportContent) -> Facts:
@@ -120,6 +129,7 @@ def facts_of(content: ReportContent) -> Facts:
         covered_share=None if content.coverage is None else _share(covered, region),
         compared_share=compared,
         uncertainty_hu=uncertainty,
+        spread=content.spread,
         has_reference=content.reference is not None,
         figures=next((r for r in rows if r.mask == content.anatomy and r.voxels), None),
         soft_tissue_mu_per_cm=_soft_tissue_mu(content.mu_table, content.convention),
@@ -201,7 +211,7 @@ def _statements(facts: Facts) -> Iterator[Statement]:
             "the model's own figures, measured on others, are under Method.",
         )
     if facts.uncertainty_hu is not None:
-        yield _of_uncertainty(facts.uncertainty_hu)
+        yield _of_uncertainty(facts.uncertainty_hu, facts.spread, facts.anatomy)
     if facts.soft_tissue_mu_per_cm is not None:
         yield _of_mu(facts.soft_tissue_mu_per_cm)
 
@@ -328,15 +338,28 @@ def _lean(mean_error_hu: float) -> str:
     return f"{rounded} HU too {'dense' if mean_error_hu > 0 else 'soft'}"
 
 
-def _of_uncertainty(mean_hu: float) -> Statement:
-    if mean_hu <= MAE_HEAD_HU.mean:
-        return Statement(
-            Level.SOUND, f"The model itself states an uncertainty of ± {mean_hu:.0f} HU on average."
+def _of_uncertainty(sd_hu: float, spread: Spread, anatomy: Anatomy) -> Statement:
+    """The error to be expected from it, beside a published mean absolute error: like with like."""
+    error = f"{sd_hu * spread.error_per_sd:.0f} HU"
+    if spread is Spread.STATED_ERROR:
+        words = (
+            f"The model itself expects an absolute error of {error} on average (its map shows the "
+            f"standard deviation, ± {sd_hu:.0f} HU, of a Laplace density of the error)"
         )
+    else:
+        words = (
+            f"The answers that the model combined spread by ± {sd_hu:.0f} HU on average. Were its "
+            f"error spread as they are, and normally, it would be {error} in absolute value; what "
+            "all of them get wrong alike is not in that"
+        )
+    if anatomy is not Anatomy.HEAD:
+        return Statement(Level.NOTE, f"{words}. No published figure is at hand to compare with.")
+    worse = MAE_HEAD_HU.worse_by_sd(sd_hu * spread.error_per_sd)
+    level, compared = (Level.SOUND, "no more than") if worse <= 1 else (Level.CAUTION, "more than")
     return Statement(
-        Level.CAUTION,
-        f"The model itself states an uncertainty of ± {mean_hu:.0f} HU on average, which is more "
-        f"than the typical error of a published study ({MAE_HEAD_HU.text}).",
+        level,
+        f"{words}: {compared} was measured in most people of a published study "
+        f"({MAE_HEAD_HU.text}, mean absolute error).",
     )
 
 

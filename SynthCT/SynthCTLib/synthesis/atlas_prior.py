@@ -136,7 +136,7 @@ class AtlasPriorSynthesizer:
             uncertainty = source.with_array(spread, role=Role.UNCERTAINTY, step=step)
         progress.update(1.0)
         facts = {"prior": dict(prior.facts), "network": dict(found.facts)}
-        return Synthesis(volume, prior.coverage, uncertainty, facts)
+        return Synthesis(volume, prior.coverage, uncertainty, facts, spread=prior.spread)
 
 
 def difference_settings(settings: PatchwiseSettings) -> PatchwiseSettings:

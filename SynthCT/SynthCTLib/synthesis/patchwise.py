@@ -36,7 +36,7 @@ from SynthCTLib.synthesis.engines import (
 from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis, input_of
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Spread, Synthesis, input_of
 from SynthCTLib.synthesis.weights import load_weights
 from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, fitted, slide
 from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
@@ -301,7 +301,9 @@ class PatchwiseSynthesizer:
         progress.update(1.0)
         facts = {**computed.facts, "working_grid": [*work.grid.size], "spacing_mm": work.spacing_mm}
         found = {} if work.found is None else {ANATOMY[self.settings.region]: work.found}
-        return Synthesis(volume, coverage, uncertainty, facts, found)
+        stated = self.settings.output.stated_error
+        spread = Spread.STATED_ERROR if stated else Spread.ANSWERS
+        return Synthesis(volume, coverage, uncertainty, facts, found, spread)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +14,15 @@ from SynthCTLib.synthesis.card import ModelCard
 from SynthCTLib.synthesis.task import Task
 from SynthCTLib.volume import Role, Volume
 
-__all__ = ["Anatomy", "ModelCard", "Synthesis", "Synthesizer", "Task", "input_of"]
+__all__ = [
+    "Anatomy",
+    "ModelCard",
+    "Spread",
+    "Synthesis",
+    "Synthesizer",
+    "Task",
+    "input_of",
+]
 
 
 class Anatomy(StrEnum):
@@ -23,15 +32,31 @@ class Anatomy(StrEnum):
     BODY = "body"
 
 
+class Spread(StrEnum):
+    """What an uncertainty, a standard deviation, is that of."""
+
+    STATED_ERROR = "stated error"  # a network's own statement: a Laplace density of its error
+    ANSWERS = "answers"  # of several: atlases, folds, mirrored passes
+
+    @property
+    def error_per_sd(self) -> float:
+        """The mean absolute error to be expected, in standard deviations.
+
+        Of a Laplace density of scale b it is b, the standard deviation the root of 2 b^2. Of
+        answers it assumes that the error is spread as they are, and normally: the root of 2 / pi.
+        """
+        return math.sqrt(1 / 2) if self is Spread.STATED_ERROR else math.sqrt(2 / math.pi)
+
+
 @dataclass(frozen=True)
 class Synthesis:
     """The answer of a synthesizer, on exactly the grid of its input.
 
     ``coverage`` (mask) is where the answer is founded on data: outside it nothing is claimed and a
-    CT holds -1000 HU. ``uncertainty`` is a standard deviation in the unit of ``volume``, or None.
-    ``facts`` are plain JSON values on how the answer came about. ``found`` holds the mask of the
-    head or of the body where the model had to find it in the very voxels of its input: the same as
-    ``imaging.masks`` finds there, to spare doing it twice.
+    CT holds -1000 HU. ``uncertainty`` is a standard deviation in the unit of ``volume``, or None;
+    ``spread`` says of what. ``facts`` are plain JSON values on how the answer came about. ``found``
+    holds the mask of the head or of the body where the model had to find it in the very voxels of
+    its input: the same as ``imaging.masks`` finds there, to spare doing it twice.
     """
 
     volume: Volume
@@ -39,6 +64,7 @@ class Synthesis:
     uncertainty: Volume | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[Anatomy, Volume] = field(default_factory=dict)
+    spread: Spread = Spread.ANSWERS
 
 
 class Synthesizer(Protocol):

@@ -17,7 +17,7 @@ from SynthCTLib.physics.mumap import TissueMu
 from SynthCTLib.registration import Fit, Registration
 from SynthCTLib.report import Kind, PetReportContent, ReportContent
 from SynthCTLib.synthesis.card import ModelCard
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import Volume
 from SynthCTLib.workflow.request import JobRequest
 from SynthCTLib.workflow.result import (
@@ -53,6 +53,7 @@ class Outcome:
     anatomy: Anatomy = Anatomy.HEAD
     card: ModelCard | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    spread: Spread = Spread.ANSWERS  # what the uncertainty is that of, where there is one
 
 
 def report_content(
@@ -73,6 +74,7 @@ def report_content(
         difference=volumes.get("difference"),
         mu_map=volumes["mumap"],
         uncertainty=volumes.get("ct_uncertainty"),
+        spread=outcome.spread,
         coverage=volumes.get("ct_coverage"),
         anatomy=outcome.anatomy,
         region=outcome.region,

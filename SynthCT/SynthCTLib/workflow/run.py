@@ -171,6 +171,8 @@ def synthesize(job: JobFolder, outcome: Outcome, models: Models, progress: Progr
     outcome.volumes[f"{makes}_coverage"] = made.coverage
     if made.uncertainty is not None:
         outcome.volumes[f"{makes}_uncertainty"] = made.uncertainty
+        outcome.spread = made.spread
+        outcome.facts = {**made.facts, "uncertainty": f"standard deviation, {made.spread}"}
 
     progress.stage("Masks", 0.05)
     if makes == Role.PET:

@@ -35,7 +35,7 @@ from SynthCTLib.synthesis.patchwise import (
     lighter,
 )
 from SynthCTLib.synthesis.registry import Machine, open_model
-from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Spread, Synthesis
 from SynthCTLib.synthesis.working_view import Region, placed, view_of
 from SynthCTLib.volume import Grid, Role, Step, Unit, Volume, sha256_of
 from SynthCTLib.workflow.device import choose_device
@@ -316,6 +316,7 @@ def test_folds_are_averaged_and_their_spread_is_the_sample_deviation(head: Volum
         made.uncertainty.array[inside], 2 * np.std([0, 30, 90], ddof=1), rtol=1e-5
     )
     assert made.uncertainty.unit == Unit.HU
+    assert made.spread is Spread.ANSWERS
     assert len(made.facts["passes"]) == 3
 
 
@@ -342,6 +343,7 @@ def test_the_stated_error_and_the_spread_of_the_folds_add_as_variances(
     np.testing.assert_allclose(
         np.median(made.uncertainty.array[inside]), np.sqrt(between + within), rtol=1e-4
     )
+    assert made.spread is Spread.STATED_ERROR
     np.testing.assert_allclose(
         np.median(made.volume.array[inside]), np.mean([hu for hu, _ in folds]), atol=1e-3
     )
@@ -670,6 +672,7 @@ def test_a_run_uses_an_own_model_and_records_how_it_was_computed(
     assert (result["facts"]["engine"], result["facts"]["precision"]) == ("torch", "fp32")
     assert len(result["facts"]["passes"]) == 4
     assert result["outputs"]["ct_uncertainty"]["path"] == "ct_uncertainty.nii.gz"
+    assert result["facts"]["uncertainty"].startswith("standard deviation, ")
 
 
 def test_a_device_that_is_not_there_is_not_replaced() -> None:

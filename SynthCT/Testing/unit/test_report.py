@@ -22,6 +22,7 @@ import pytest
 import SimpleITK as sitk
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.imaging.gate import Finding, Severity
@@ -41,11 +42,12 @@ from SynthCTLib.report.figures import (
     film_png,
     planes_row,
 )
-from SynthCTLib.report.gallery import worst_place
+from SynthCTLib.report.gallery import gallery_of, worst_place
 from SynthCTLib.report.html import methods_paragraph
+from SynthCTLib.report.literature import MAE_HEAD_HU
 from SynthCTLib.report.planes import Plane, View, canonical, view_of
 from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
-from SynthCTLib.synthesis.synthesizer import Anatomy
+from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import DEFAULT_UNIT, Role, Source, Step, Unit, Volume
 
 ORIENTATIONS = ["LPS", "RAS", "LIP", "PSR", "ASL", "IRP", "SPL"]
@@ -913,7 +915,13 @@ def test_nothing_suspicious_is_said_so_and_no_more() -> None:
         ({"covered_share": 0.97}, Level.CAUTION, "in 97 % of the head. Nothing is claimed"),
         ({"covered_share": 0.3}, Level.DOUBT, "in 30 % of the head. Nothing is claimed"),
         ({"compared_share": 0.6}, Level.CAUTION, "shows 60 % of the head"),
-        ({"uncertainty_hu": 140.0}, Level.CAUTION, "± 140 HU on average, which is more"),
+        ({"uncertainty_hu": 160.0}, Level.CAUTION, "it would be 128 HU in absolute value"),
+        (
+            {"uncertainty_hu": 180.0, "spread": Spread.STATED_ERROR},
+            Level.CAUTION,
+            "expects an absolute error of 127 HU on average (its map shows the standard deviation, "
+            "± 180 HU, of a Laplace density of the error): more than",
+        ),
         ({"soft_tissue_mu_per_cm": 0.108}, Level.CAUTION, "0.1080 1/cm on average, outside"),
         ({"soft_tissue_mu_per_cm": 0.05}, Level.CAUTION, "0.0500 1/cm on average, outside"),
         (
@@ -994,6 +1002,36 @@ def test_effect_on_a_pet_is_told_by_its_kind(
     assert "2 % of its voxels by more than 10 %" in found[0].text
 
 
+@pytest.mark.parametrize("spread", Spread)
+def test_a_standard_deviation_is_not_held_against_absolute_errors(spread: Spread) -> None:
+    """On the published error itself the verdict is the same, whatever density it is spread by."""
+    densities = {Spread.STATED_ERROR: stats.laplace, Spread.ANSWERS: stats.norm}
+    error, density = MAE_HEAD_HU.mean, densities[spread]
+    sd = error * density.std() / density.expect(abs)
+    assert spread.error_per_sd * sd == pytest.approx(error, rel=1e-6)
+    facts = replace(SOUND, uncertainty_hu=sd, spread=spread)
+    assert facts.expected_error_hu == pytest.approx(error, rel=1e-6)
+    assert sd > MAE_HEAD_HU.mean + MAE_HEAD_HU.sd  # it would be a warning as it stands
+    assert judge(facts).headline.level is Level.SOUND
+
+
+def test_the_uncertainty_of_a_limb_is_not_held_against_heads() -> None:
+    facts = Facts(anatomy=Anatomy.BODY, uncertainty_hu=300.0, spread=Spread.STATED_ERROR)
+    (said,) = [s for s in judge(facts).statements if "Laplace" in s.text]
+    assert said.level is Level.NOTE
+    assert "No published figure" in said.text
+
+
+@pytest.mark.parametrize(
+    ("spread", "words"),
+    [(Spread.STATED_ERROR, "0.71 of it"), (Spread.ANSWERS, "sources disagree")],
+)
+def test_the_picture_of_the_uncertainty_says_what_it_is_of(spread: Spread, words: str) -> None:
+    content = replace(full_content(), spread=spread)
+    (shown,) = [p for p in gallery_of(content).images if p.name == "uncertainty"]
+    assert words in shown.caption
+
+
 def test_reasons_add_up_the_most_serious_first() -> None:
     verdict = judge(replace(SOUND, errors=1, warnings=2, notes=1, covered_share=0.9))
     levels = [statement.level for statement in verdict.statements]
@@ -1010,6 +1048,7 @@ def test_without_a_reference_nothing_is_said_of_accuracy() -> None:
     assert "nothing shows how accurate it is" in verdict.headline.text
     assert any("no reference CT of this person" in s.text for s in verdict.statements)
     assert not any("off by" in s.text for s in verdict.statements)
+    assert any("spread by ± 60 HU" in s.text for s in verdict.statements)
 
 
 def test_limb_is_not_measured_by_heads() -> None:
