@@ -154,7 +154,7 @@ class SliceSource:
         self._prepared: dict[str, Prepared] = {}
         wanted = [s for s in subjects if s.name in (*split.train, *split.validation)]
         for index, subject in enumerate(wanted):
-            made = _kept(task, settings, subject, preparation, folder, progress)
+            made = kept_subject(task, settings, subject, preparation, folder, progress)
             self._prepared[subject.name] = made
             progress.update((index + 1) / len(wanted), subject.name)
         self.slices = tuple(
@@ -233,7 +233,11 @@ def prepared_subject(
 ) -> Prepared:
     """Bring a subject's input and target onto one canvas. Raises InputError naming the subject."""
     try:
-        source, target, transform = _images(task, settings, subject)
+        images = images_of(task, settings, subject)
+        source, target = images[task.input_role], images[task.output_role]
+        transform = None
+        if Role.MR in images and settings.register == "rigid":
+            transform = register_rigid(images[Role.MR], images[Role.CT], RigidOptions()).transform
         view = view_of(source, settings.region, settings.spacing_mm, 0.0, 0.0, LEAST_CANVAS)
         moved = resample(averaged(target, settings.spacing_mm), view.grid, transform=transform)
         known = scanned_field(target, view.grid, transform).array > 0
@@ -244,10 +248,11 @@ def prepared_subject(
     return Prepared(channels.astype(np.float16), values, view.scanned & known & view.region)
 
 
-def _images(
-    task: Task, settings: SliceSettings, subject: SliceSubject
-) -> tuple[Volume, Volume, object]:
-    """Input and target in LPS axis order, and the transform of points of the one to the other."""
+def images_of(task: Task, settings: SliceSettings, subject: SliceSubject) -> dict[Role, Volume]:
+    """The images that a task needs, in LPS axis order, a CT without the scanner's table.
+
+    A NAC PET that is needed and not there is simulated.
+    """
     images = {
         role: to_lps(read_volume(path, role)).volume
         for role, path in subject.files.items()
@@ -257,13 +262,10 @@ def _images(
         images[Role.CT] = remove_table(images[Role.CT]).volume
     if task == Task.NAC_PET_TO_CT and Role.NAC_PET not in images:
         images[Role.NAC_PET] = nac_pet(images[Role.PET], images[Role.CT])
-    transform = None
-    if task in (Task.MR_TO_PET, Task.MR_TO_CT) and settings.register == "rigid":
-        transform = register_rigid(images[Role.MR], images[Role.CT], RigidOptions()).transform
-    return images[task.input_role], images[task.output_role], transform
+    return images
 
 
-def _kept(
+def kept_subject(
     task: Task,
     settings: SliceSettings,
     subject: SliceSubject,
@@ -271,7 +273,7 @@ def _kept(
     folder: Path,
     progress: Progress,
 ) -> Prepared:
-    """The prepared subject from its file, or made now and kept."""
+    """The prepared subject from its file in ``folder``, or made now and kept."""
     part = asdict(settings)
     for name in ("size", "axes", "batch", "mirror", "folds"):  # change no prepared subject
         part.pop(name)
