@@ -83,11 +83,7 @@ class Fcn4s(SliceNetwork):
         for block in self.blocks:
             x = block(x)
             pools.append(x)
-        # In bf16 on a CPU, torch 2.13 leaves the gradient of the parts of a kernel that never meet
-        # the image as it finds it in memory; a kernel of 7 on an image of 2 has many of them.
-        with torch.autocast(x.device.type, enabled=False):
-            x = self.fc6(x.float())
-        x = self.dropout(torch.relu(x))
+        x = self.dropout(torch.relu(self.fc6(x)))
         x = self.dropout(torch.relu(self.fc7(x)))
         x = self.score(x)
         skips = zip(self.score_pools, (pools[3], pools[2], pools[1]), strict=True)

@@ -25,6 +25,7 @@ from SynthCTLib.training.checkpoint import Checkpoint, read_checkpoint, write_ch
 from SynthCTLib.training.examples import Source
 from SynthCTLib.training.journal import Journal
 from SynthCTLib.training.objective import Objective
+from SynthCTLib.training.precision import autocast, keep_small_images_whole
 from SynthCTLib.training.processes import ALONE, Processes
 from SynthCTLib.training.recipe import Recipe
 from SynthCTLib.training.schedule import Schedule
@@ -163,6 +164,9 @@ def _begin(recipe: Recipe, options: TrainingOptions, progress: Progress) -> _Sta
         torch.device(options.device).type, enabled=recipe.precision == "fp16"
     )
     adversary = adversary_of(recipe, options.device)
+    if recipe.precision == "bf16" and torch.device(options.device).type == "cpu":
+        for trained in (network, *([adversary.network] if adversary else [])):
+            keep_small_images_whole(trained)
     state = _State(network, average, optimiser, scaler, Schedule(recipe), adversary)
     if kept:
         _restore(recipe, state, kept)
@@ -366,15 +370,6 @@ def _freeze(network: nn.Module, recipe: Recipe) -> None:
             )
         for parameter in parts:
             parameter.requires_grad_(False)
-
-
-def autocast(recipe: Recipe, device: str) -> torch.autocast:
-    """The precision of the forward pass."""
-    kind = torch.device(device).type
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    if recipe.precision == "fp16" and kind != "cuda":
-        raise InputError("Half precision (fp16) trains on CUDA only: use bf16 or fp32.")
-    return torch.autocast(kind, dtype, enabled=recipe.precision != "fp32")
 
 
 def _is_volumetric(network: nn.Module) -> bool:

@@ -28,6 +28,7 @@ from SynthCTLib.training import losses
 from SynthCTLib.training.checkpoint import FILE, read_checkpoint
 from SynthCTLib.training.engine import BAD_STEPS, Diverged, TrainingOptions, train
 from SynthCTLib.training.examples import Batch, Case, Overviews
+from SynthCTLib.training.precision import keep_small_images_whole
 from SynthCTLib.training.publication import WEIGHTS_FILE, publish
 from SynthCTLib.training.recipe import Recipe, list_recipes, read_recipe
 from SynthCTLib.training.schedule import Schedule
@@ -254,6 +255,39 @@ def test_bf16_begins_where_fp32_does(tmp_path: Path) -> None:
             losses_of[precision] = [float(row["loss"]) for row in csv.DictReader(stream)]
     assert losses_of["bf16"][0] != losses_of["fp32"][0]
     assert losses_of["bf16"][0] == pytest.approx(losses_of["fp32"][0], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "side"),
+    [(nn.Conv3d, 3, 2), (nn.Conv2d, 7, 2), (nn.ConvTranspose3d, 3, 2)],
+)
+def test_bf16_learns_on_small_images_whatever_the_memory_holds(
+    kind: type[nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d], kernel: int, side: int
+) -> None:
+    torch.manual_seed(1)
+    network = kind(64, 64, kernel, padding=kernel // 2)
+    image = torch.randn(1, 64, *[side] * (network.weight.ndim - 2))
+    network(image).square().sum().backward()
+    assert network.weight.grad is not None
+    wanted = network.weight.grad.clone()
+    keep_small_images_whole(network)
+    for _ in range(4):
+        network.zero_grad()
+        for size in (1, 2):  # freed at once: what is next takes its place
+            torch.full((size * network.weight.numel(),), float("nan"))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = network(image)
+        made.square().sum().backward()
+        assert torch.equal(network.weight.grad, wanted)
+
+
+def test_bf16_stays_bf16_on_wide_images() -> None:
+    network = nn.Conv2d(4, 4, 3, padding=1)
+    keep_small_images_whole(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(torch.zeros(1, 4, 8, 8)).dtype == torch.bfloat16
+        assert network(torch.zeros(1, 4, 8, 3)).dtype == torch.float32
+    assert network(torch.zeros(1, 4, 8, 8)).dtype == torch.float32
 
 
 def test_the_objective_of_two_views_needs_overviews(tmp_path: Path) -> None:
