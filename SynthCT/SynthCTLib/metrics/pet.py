@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.grids import Interpolator, in_lps, resample, to_lps
 from SynthCTLib.metrics.masked import bounding_box
+from SynthCTLib.physics.effect_figures import EffectFigures, effect_figures
 from SynthCTLib.physics.mumap import DEFAULT_CONVENTION, hu_to_mu
 from SynthCTLib.progress import Progress
 from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
@@ -43,19 +44,10 @@ class PetKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class PetRow:
-    """The change of a PET over the counted voxels of a mask, percent.
-
-    ``beyond`` is the share of them (0 to 1) that changes by more than so many percent. Of fewer
-    than eight counted voxels the figures are NaN.
-    """
+class PetRow(EffectFigures):
+    """The figures in a mask; NaN of fewer than eight counted voxels."""
 
     mask: str
-    voxels: int
-    mean_percent: float
-    sd_percent: float
-    mae_percent: float
-    beyond: Mapping[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,26 +227,10 @@ def _judgement(
     masks: Mapping[str, Volume],
     described: str,
 ) -> PetJudgement:
-    from SynthCTLib.physics.pet_effect import LIMITS_PERCENT
-
     rows = []
     for name, mask in masks.items():
-        values = difference.array[counted & views.share_of(mask)].astype(np.float64)
-        size = np.abs(values)
-        some = values.size >= LEAST_VOXELS
-        rows.append(
-            PetRow(
-                mask=name,
-                voxels=int(values.size),
-                mean_percent=float(values.mean()) if some else math.nan,
-                sd_percent=float(values.std()) if some else math.nan,
-                mae_percent=float(size.mean()) if some else math.nan,
-                beyond={
-                    limit: float((size > limit).mean()) if some else math.nan
-                    for limit in LIMITS_PERCENT
-                },
-            )
-        )
+        inside = difference.array[counted & views.share_of(mask)]
+        rows.append(PetRow(**vars(effect_figures(inside, LEAST_VOXELS)), mask=name))
     shown = difference.with_array(
         np.where(counted, difference.array, np.float32(0)),
         role=Role.PET,

@@ -9,13 +9,13 @@ may be a real PET, the events are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from SynthCTLib.errors import InputError
+from SynthCTLib.physics.effect_figures import EffectFigures, effect_figures
 from SynthCTLib.physics.reconstruction import (
     ReconstructionOptions,
     ScanOptions,
@@ -25,7 +25,6 @@ from SynthCTLib.physics.reconstruction import (
 from SynthCTLib.progress import Progress
 from SynthCTLib.volume import Step, Unit, Volume
 
-LIMITS_PERCENT = (5.0, 10.0, 15.0)
 SMOOTHING_FWHM_MM = 6.0
 
 
@@ -54,21 +53,6 @@ class PetEffectOptions:
             )
 
 
-@dataclass(frozen=True)
-class EffectFigures:
-    """The relative difference over the counted voxels of a region, percent.
-
-    ``beyond`` is the share of the voxels (0 to 1) whose difference exceeds so many percent in
-    either direction. The standard deviation is that of the voxels.
-    """
-
-    voxels: int
-    mean_percent: float
-    sd_percent: float
-    mae_percent: float
-    beyond: Mapping[float, float]
-
-
 @dataclass(frozen=True, eq=False)
 class PetEffect:
     """The effect of a µ-map on PET.
@@ -91,20 +75,13 @@ class PetEffect:
         if region is not None:
             region.require_grid_of(self.counted)
             where = where & (region.array > 0)
-        values = self.difference.array[where].astype(np.float64)
+        values = self.difference.array[where]
         if not values.size:
             raise InputError(
                 "The region has no voxel with enough activity to compare PET in: give another "
                 "region or a lower least activity."
             )
-        size = np.abs(values)
-        return EffectFigures(
-            voxels=int(values.size),
-            mean_percent=float(values.mean()),
-            sd_percent=float(values.std()),
-            mae_percent=float(size.mean()),
-            beyond={limit: float((size > limit).mean()) for limit in LIMITS_PERCENT},
-        )
+        return effect_figures(values)
 
 
 def pet_effect(

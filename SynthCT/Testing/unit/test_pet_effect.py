@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from SynthCTLib.errors import InputError
+from SynthCTLib.physics.effect_figures import effect_figures
 from SynthCTLib.physics.pet_effect import PetEffectOptions, pet_effect
 from SynthCTLib.physics.reconstruction import ReconstructionOptions, ScanOptions
 from SynthCTLib.volume import Role, Unit, Volume
@@ -71,6 +72,18 @@ def test_a_source_in_the_middle_changes_by_its_factor(
     assert figures.beyond == beyond
     assert (effect.difference.unit, effect.pet.unit) == (Unit.PERCENT, Unit.SUV)
     assert "simulation" in effect.difference.provenance.steps[-1].settings["note"]
+
+
+def test_figures_count_both_directions_and_are_no_numbers_of_too_few() -> None:
+    percent = np.array([-12.0, 4.0, 8.0, 0.0], np.float32)
+    found = effect_figures(percent, 4)
+    assert (found.voxels, found.mean_percent, found.mae_percent) == (4, 0.0, 6.0)
+    assert found.sd_percent == pytest.approx(math.sqrt((144 + 16 + 64) / 4))
+    assert found.beyond == {5.0: 0.5, 10.0: 0.25, 15.0: 0.0}
+    few = effect_figures(percent, 5)
+    assert few.voxels == 4
+    numbers = (few.mean_percent, few.sd_percent, few.mae_percent, *few.beyond.values())
+    assert all(math.isnan(value) for value in numbers)
 
 
 def test_an_error_in_one_place_is_felt_most_there() -> None:

@@ -121,8 +121,8 @@ def pet_judgement(region: Volume, kind: PetKind = PetKind.DIFFERENCE) -> PetJudg
         coarse.with_array(percent, role=Role.PET, unit=Unit.PERCENT),
         coarse,
         (
-            PetRow("head", 3000, -2.5, 4.0, 6.25, shares),
-            PetRow("skull", 2, math.nan, math.nan, math.nan, dict.fromkeys(shares, math.nan)),
+            PetRow(3000, -2.5, 4.0, 6.25, shares, "head"),
+            PetRow(2, math.nan, math.nan, math.nan, dict.fromkeys(shares, math.nan), "skull"),
         ),
         "a made-up activity",
     )
@@ -925,7 +925,7 @@ def test_nothing_suspicious_is_said_so_and_no_more() -> None:
         ({"soft_tissue_mu_per_cm": 0.108}, Level.CAUTION, "0.1080 1/cm on average, outside"),
         ({"soft_tissue_mu_per_cm": 0.05}, Level.CAUTION, "0.0500 1/cm on average, outside"),
         (
-            {"pet": PetRow("brain", 900, 7.0, 2.0, 7.25, {5.0: 0.9, 10.0: 0.2, 15.0: 0.0})},
+            {"pet": PetRow(900, 7.0, 2.0, 7.25, {5.0: 0.9, 10.0: 0.2, 15.0: 0.0}, "brain")},
             Level.CAUTION,
             "off by 7.2 % on average (simulated), more than the 5 %",
         ),
@@ -994,7 +994,7 @@ def test_each_reason_is_given_and_leads(changes: dict[str, Any], level: Level, w
 def test_effect_on_a_pet_is_told_by_its_kind(
     kind: PetKind, anatomy: Anatomy, level: Level, words: str
 ) -> None:
-    row = PetRow("brain", 900, 1.0, 2.0, 2.0, {5.0: 0.1, 10.0: 0.02, 15.0: 0.0})
+    row = PetRow(900, 1.0, 2.0, 2.0, {5.0: 0.1, 10.0: 0.02, 15.0: 0.0}, "brain")
     facts = replace(SOUND, anatomy=anatomy, pet=row, pet_kind=kind)
     found = [s for s in judge(facts).statements if "a PET of the brain" in s.text.replace("A", "a")]
     assert [s.level for s in found] == [level]
