@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from SynthCTLib.metrics.cohort import CohortTables, Record, mean_curve, title_of
@@ -19,10 +17,9 @@ from SynthCTLib.metrics.statistics import Summary
 from SynthCTLib.report import cohort_figures
 from SynthCTLib.report.figures import chart_png
 from SynthCTLib.report.gallery import Picture
-from SynthCTLib.report.html import data_uri
 from SynthCTLib.report.literature import CITATIONS
+from SynthCTLib.report.page import page
 
-_TEMPLATES = Path(__file__).resolve().parent / "templates"
 _WORST = 3  # cases shown of each method
 
 
@@ -58,16 +55,10 @@ class WorstCase:
 def cohort_page(content: CohortContent) -> str:
     """The page as HTML: it holds its pictures within itself and loads nothing."""
     tables = content.tables
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
     lead = tables.main[0] if tables.main else None
-    return environment.get_template("cohort.html.j2").render(
+    return page(
+        "cohort.html.j2",
+        {},
         content=content,
         tables=tables,
         summary=_summary_table(tables),

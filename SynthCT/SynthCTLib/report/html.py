@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from SynthCTLib.errors import OutputError
 from SynthCTLib.imaging.gate import Severity
 from SynthCTLib.metrics.evaluation import Evaluation, MaskFigures
 from SynthCTLib.metrics.pet import PetJudgement, PetKind
@@ -34,13 +28,10 @@ from SynthCTLib.report.literature import (
     SOURCE,
     SOURCE_2,
 )
+from SynthCTLib.report.page import FIGURES_FOLDER, REPORT_FILE, page, write_all
 from SynthCTLib.report.verdict import Facts, Level, facts_of, judge, percent
 from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
 from SynthCTLib.volume import Step
-
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-REPORT_FILE = "report.html"
-FIGURES_FOLDER = "figures"
 
 
 @dataclass(frozen=True)
@@ -189,16 +180,9 @@ def write_report(content: ReportContent, folder: Path) -> Path:
 
 def _page(content: ReportContent, gallery: Gallery) -> str:
     facts = facts_of(content)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    environment.filters["settings"] = _settings
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
+        {"settings": _settings},
         content=content,
         heading=_heading(content),
         verdict=judge(facts),
@@ -499,40 +483,3 @@ def _settings(settings: Mapping[str, Any]) -> str:
         f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in settings.items()
     )
-
-
-def data_uri(png: bytes) -> str:
-    """A picture as an address that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def write_all(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write all files under temporary names, then rename them in the order given."""
-    made: list[Path] = []
-    written: list[Path] = []
-    try:
-        for directory in (*reversed(folder.parents), folder, folder / FIGURES_FOLDER):
-            if not directory.is_dir():
-                directory.mkdir()
-                made.append(directory)
-        renames = []
-        for name, data in files.items():
-            target = folder / name
-            part = target.with_name(f".{target.name}.{os.getpid()}.part")
-            written.append(part)
-            part.write_bytes(data)
-            renames.append((part, target))
-        for part, target in renames:
-            part.replace(target)
-            written.append(target)
-    except OSError as error:
-        for path in written:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        for directory in reversed(made):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-        raise OutputError(
-            f"The report cannot be written into {folder} ({error.strerror or error}): choose a "
-            "folder that may be written to and has room."
-        ) from error

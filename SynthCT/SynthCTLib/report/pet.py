@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from SynthCTLib.imaging.gate import Finding
 from SynthCTLib.metrics.uptake import UptakeFigures
 from SynthCTLib.report.figures import Look, film_png, planes_row
 from SynthCTLib.report.gallery import Picture
-from SynthCTLib.report.html import FIGURES_FOLDER, REPORT_FILE, TEMPLATES, data_uri, write_all
+from SynthCTLib.report.page import FIGURES_FOLDER, REPORT_FILE, page, write_all
 from SynthCTLib.report.planes import View, canonical
 from SynthCTLib.volume import Role, Unit, Volume
 
@@ -54,19 +53,11 @@ def write_pet_report(content: PetReportContent, folder: Path) -> Path:
     Raises OutputError as :func:`SynthCTLib.report.html.write_report` does.
     """
     pictures = _pictures(content)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    page = environment.get_template("pet.html.j2").render(
-        content=content, pictures=pictures, rows=_rows(content.figures)
+    filled = page(
+        "pet.html.j2", {}, content=content, pictures=pictures, rows=_rows(content.figures)
     )
     files = {f"{FIGURES_FOLDER}/{p.name}.png": p.png for p in pictures}
-    files[REPORT_FILE] = page.encode("utf-8")
+    files[REPORT_FILE] = filled.encode("utf-8")
     write_all(files, folder)
     return folder / REPORT_FILE
 
