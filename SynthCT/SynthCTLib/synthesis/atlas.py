@@ -28,17 +28,13 @@ from SynthCTLib.imaging.grids import Reoriented, isotropic_grid, own_frame, resa
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
-    ROUGH_MM,
-    ROUGH_SAMPLES,
     AffineOptions,
     DeformableOptions,
-    Registration,
-    RigidOptions,
     register_affine,
     register_deformable,
-    register_rigid,
 )
-from SynthCTLib.synthesis.atlas_pairs import LEAST_LIKENESS, Atlas, open_atlases
+from SynthCTLib.synthesis.alignment import LEAST_LIKENESS, align_heads
+from SynthCTLib.synthesis.atlas_pairs import Atlas, open_atlases
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis, input_of
@@ -99,8 +95,14 @@ class AtlasSynthesizer:
         mr = resample(straight, work)
         head_work = resample(head, work)
 
-        affine = self._onto_template(
-            mr, head_work, atlases[0], progress.within("Aligning with the template", 0.12)
+        template = atlases[0]
+        affine = align_heads(
+            mr,
+            head_work,
+            template.mr,
+            template.ct.mask(template.ct.array > TISSUE_HU),
+            self.machine.threads,
+            progress.within("Aligning with the template", 0.12),
         )
         similarity = LocalCorrelation(mr, head_work, self.settings.similarity_mm)
         parts = progress.concurrent("Registering the atlases", 0.7, len(atlases))
@@ -141,40 +143,6 @@ class AtlasSynthesizer:
         )
         progress.update(1.0)
         return answer
-
-    def _onto_template(
-        self, mr: Volume, head: Volume, template: Atlas, progress: Progress
-    ) -> Registration:
-        """Rigid with the template brought to the size of the head, then affine.
-
-        Unless sizes agree, the best rigid pose of a child's head in an adult's is a tilted one.
-        """
-        ratio = head_radius_mm(head) / head_radius_mm(
-            template.ct.mask(template.ct.array > TISSUE_HU)
-        )
-        shrink = sitk.ScaleTransform(3, (1 / ratio,) * 3)
-        shrink.SetCenter(template.mr.grid.centre_mm.tolist())
-        threads = self.machine.threads
-        rigid = register_rigid(
-            mr,
-            _resized(template.mr, ratio),
-            RigidOptions(
-                spacings_mm=ROUGH_MM,
-                final_samples=ROUGH_SAMPLES,
-                threads=threads,
-                least_quality=LEAST_LIKENESS,
-            ),
-            fixed_mask=head,
-            progress=progress.within("Rigid", 0.6),
-        )
-        return register_affine(
-            mr,
-            template.mr,
-            AffineOptions(threads=threads, least_quality=LEAST_LIKENESS, iterations=400),
-            initial=sitk.CompositeTransform([shrink, rigid.transform]),
-            fixed_mask=head,
-            progress=progress.within("Affine", 0.4),
-        )
 
     def _warp(
         self,
@@ -358,25 +326,6 @@ class LocalCorrelation:
         mean = self._smooth(image)
         variance = self._smooth(image * image) - mean * mean
         return mean, sitk.Clamp(variance, sitk.sitkFloat32, 0.0)
-
-
-def head_radius_mm(head: Volume) -> float:
-    """Radius of the disc that is as large as the head where it is widest, in its upper 10 cm."""
-    upright = to_lps(head).volume
-    areas = np.count_nonzero(upright.array > 0, axis=(1, 2))
-    x_mm, y_mm, z_mm = upright.grid.spacing_mm
-    top = int(np.flatnonzero(areas).max(initial=0)) + 1
-    upper = areas[max(0, top - round(100 / z_mm)) : top]
-    return float(np.sqrt(np.quantile(upper, 0.95) * x_mm * y_mm / np.pi))
-
-
-def _resized(volume: Volume, ratio: float) -> Volume:
-    """The same voxels, larger by a ratio about the centre of the grid."""
-    image = sitk.Image(volume.image)
-    centre = volume.grid.centre_mm
-    image.SetSpacing([s * ratio for s in volume.grid.spacing_mm])
-    image.SetOrigin((centre + ratio * (np.asarray(volume.grid.origin_mm) - centre)).tolist())
-    return volume.with_image(image, step=Step("resized", {"ratio": ratio}))
 
 
 def _working_grid(head: Volume, spacing_mm: float) -> Grid:

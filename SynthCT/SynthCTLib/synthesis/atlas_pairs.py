@@ -28,12 +28,11 @@ from SynthCTLib.registration import (
     write_transform,
 )
 from SynthCTLib.resources import resource
+from SynthCTLib.synthesis.alignment import LEAST_LIKENESS
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.volume import Role, Volume, sha256_of
 
 PHANTOM_SEED = 20
-# Normalised mutual information of MR heads of different people: 0.08 to 0.2 where they match.
-LEAST_LIKENESS = 0.05
 
 
 @dataclass(frozen=True)

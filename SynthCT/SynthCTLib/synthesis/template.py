@@ -16,18 +16,9 @@ from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
-from SynthCTLib.registration import (
-    ROUGH_MM,
-    ROUGH_SAMPLES,
-    AffineOptions,
-    RigidOptions,
-    register_affine,
-    register_rigid,
-)
 from SynthCTLib.registration.transforms import matrix_of
 from SynthCTLib.resources import resource
-from SynthCTLib.synthesis.atlas import head_radius_mm
-from SynthCTLib.synthesis.atlas_pairs import LEAST_LIKENESS
+from SynthCTLib.synthesis.alignment import align_heads
 from SynthCTLib.synthesis.window import Shape, canvas_sides
 from SynthCTLib.synthesis.working_view import Mask, WorkingView, widened
 from SynthCTLib.volume import Grid, Role, Volume
@@ -55,39 +46,12 @@ def template_grid(spacing_mm: float) -> Grid:
 def onto_template(
     mr: Volume, head: Volume, threads: int | None, progress: Progress
 ) -> sitk.AffineTransform:
-    """From points of a subject's head to points of the template, LPS mm.
+    """From points of a subject's head to points of the template, LPS mm (``align_heads``).
 
-    Rigid with the template brought to the size of the head, then affine. Raises RegistrationFailed
-    when the head cannot be matched.
+    Raises RegistrationFailed when the head cannot be matched.
     """
     target = template()
-    ratio = head_radius_mm(head) / head_radius_mm(head_mask(target))
-    shrink = sitk.ScaleTransform(3, (1 / ratio,) * 3)
-    shrink.SetCenter(target.grid.centre_mm.tolist())
-    image = sitk.Image(target.image)
-    centre = target.grid.centre_mm
-    image.SetSpacing([s * ratio for s in target.grid.spacing_mm])
-    image.SetOrigin((centre + ratio * (np.asarray(target.grid.origin_mm) - centre)).tolist())
-    rigid = register_rigid(
-        mr,
-        target.with_image(image),
-        RigidOptions(
-            spacings_mm=ROUGH_MM,
-            final_samples=ROUGH_SAMPLES,
-            threads=threads,
-            least_quality=LEAST_LIKENESS,
-        ),
-        fixed_mask=head,
-        progress=progress.within("Rigid", 0.6),
-    )
-    found = register_affine(
-        mr,
-        target,
-        AffineOptions(threads=threads, least_quality=LEAST_LIKENESS, iterations=400),
-        initial=sitk.CompositeTransform([shrink, rigid.transform]),
-        fixed_mask=head,
-        progress=progress.within("Affine", 0.4),
-    )
+    found = align_heads(mr, head, target, head_mask(target), threads, progress)
     return affine_of(matrix_of(found.transform))
 
 
