@@ -5,6 +5,7 @@
     │   ├── RegistrationFailed  two images could not be brought into register
     │   ├── MissingModel        no such model, or its files are absent or altered
     │   └── MissingPackage      an optional package is needed and is not installed
+    ├── ImplausibleResult       a model made what cannot be: the model is at fault, not the input
     ├── OutputError             a result cannot be written (folder, permission, disk full)
     └── Cancelled               the user or the system asked to stop
 
@@ -40,6 +41,10 @@ class MissingModel(InputError):
 
 class MissingPackage(InputError):
     """An optional package is needed for this request and is not installed."""
+
+
+class ImplausibleResult(SynthCTError):
+    """A model made an image that cannot be one of a patient."""
 
 
 class OutputError(SynthCTError):

@@ -362,58 +362,78 @@ _AIR_HU_LIMIT = -100.0  # nothing but a CT number is this negative
 _PER_MM, _INTEGERS = 0.1, 1e4  # what 1/mm, and integers of 1e-4/cm, multiply the values by
 
 
-def check_mu_map(mu: Volume) -> None:
-    """Raise InputError unless the volume can be a µ-map of a patient at 511 keV in 1/cm.
+@dataclass(frozen=True)
+class MuFault:
+    """Why a volume is no µ-map of a patient, and what to do who gave it as one."""
 
-    Checked are the unit, that values are finite and none below 0, that the commonest value of
+    what: str
+    advice: str
+
+
+def check_mu_map(mu: Volume) -> None:
+    """Raise InputError unless the volume can be a µ-map of a patient at 511 keV in 1/cm."""
+    mu.require_unit(Unit.PER_CM)
+    fault = mu_fault(mu)
+    if fault is not None:
+        raise InputError(f"{fault.what}: {fault.advice}.")
+
+
+def mu_fault(mu: Volume) -> MuFault | None:
+    """What shows that a volume in 1/cm is no µ-map of a patient at 511 keV; None where nothing.
+
+    Checked are that values are finite and none below 0, that the commonest value of
     soft tissue lies in 0.080 to 0.110 and the densest voxels (all but the top 0.1 %, for metal)
     stay below 0.25. A map without bone is accepted: segmented MR correction makes such. A µ-map in
     1/mm, one stored as integers, and a CT given as a µ-map are recognised and named.
     """
-    mu.require_unit(Unit.PER_CM)
     values = mu.array
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise InputError(
-            "The µ-map holds values that are not numbers (NaN or infinite): "
-            "replace them, by 0 where nothing is known."
+        return MuFault(
+            "The µ-map holds values that are not numbers (NaN or infinite)",
+            "replace them, by 0 where nothing is known",
         )
     if low < _AIR_HU_LIMIT:
-        raise InputError(
-            f"The µ-map holds values down to {low:g}: this is a CT in HU, not attenuation; "
-            "convert it first."
+        return MuFault(
+            f"The µ-map holds values down to {low:g}",
+            "this is a CT in HU, not attenuation; convert it first",
         )
     if low < -_NEGATIVE_TOLERANCE_PER_CM:
-        raise InputError(
+        return MuFault(
             f"The µ-map holds negative values (down to {low:g} 1/cm) and attenuation cannot be "
-            "negative: set them to 0, or convert it anew from the CT."
+            "negative",
+            "set them to 0, or convert it anew from the CT",
         )
     if high <= 0.0:
-        raise InputError("The µ-map is zero everywhere: give the µ-map of a patient.")
+        return MuFault("The µ-map is zero everywhere", "give the µ-map of a patient")
 
     present = values[values > 0]
     densest = float(np.quantile(present, 1.0 - _METAL_SHARE))
     soft = _commonest(present, densest / 4.0, densest)  # above air and lung, below metal
     if _within(soft / _PER_MM, _SOFT_TISSUE_PER_CM):
-        raise InputError(
-            f"The soft tissue of the µ-map is at {soft:.4f}, a tenth of what it is in 1/cm: "
-            "these are values in 1/mm; multiply them by 10."
+        return MuFault(
+            f"The soft tissue of the µ-map is at {soft:.4f}, a tenth of what it is in 1/cm",
+            "these are values in 1/mm; multiply them by 10",
         )
     if _within(soft / _INTEGERS, _SOFT_TISSUE_PER_CM):
-        raise InputError(
-            f"The soft tissue of the µ-map is at {soft:.0f}: these are integers of 0.0001 1/cm "
-            "(divide them by 10000) or raw CT numbers (convert them first)."
+        return MuFault(
+            f"The soft tissue of the µ-map is at {soft:.0f}",
+            "these are integers of 0.0001 1/cm (divide them by 10000) or raw CT numbers (convert "
+            "them first)",
         )
     if not _within(soft, _SOFT_TISSUE_PER_CM):
-        raise InputError(
+        return MuFault(
             f"The soft tissue of the µ-map is at {soft:.4g} 1/cm and belongs near "
-            f"{MU_WATER_PER_CM:g}: give attenuation at 511 keV in 1/cm."
+            f"{MU_WATER_PER_CM:g}",
+            "give attenuation at 511 keV in 1/cm",
         )
     if densest > _DENSEST_PER_CM:
-        raise InputError(
+        return MuFault(
             f"The densest tissue of the µ-map is at {densest:.4f} 1/cm and bone stays below "
-            f"{_DENSEST_PER_CM:g}: give the µ-map of a patient at 511 keV."
+            f"{_DENSEST_PER_CM:g}",
+            "give the µ-map of a patient at 511 keV",
         )
+    return None
 
 
 def _commonest(values: npt.NDArray[Any], low: float, high: float) -> float:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
-from SynthCTLib.errors import InputError
+from SynthCTLib.errors import ImplausibleResult, InputError
 from SynthCTLib.imaging.bias import correct_bias
 from SynthCTLib.imaging.files import read_volume, reading_notes, write_volume
 from SynthCTLib.imaging.gate import Finding, Severity, TestedRange, inspect, inspect_pair
@@ -33,10 +34,10 @@ from SynthCTLib.metrics.evaluation import evaluate
 from SynthCTLib.metrics.uptake import uptake_figures
 from SynthCTLib.physics.mumap import (
     DISTINCT_CONVENTIONS,
-    check_mu_map,
     convention_named,
     hu_to_mu,
     mean_mu_by_tissue,
+    mu_fault,
 )
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.registration import (
@@ -51,7 +52,7 @@ from SynthCTLib.registration import (
 )
 from SynthCTLib.report import write_pet_report, write_report
 from SynthCTLib.synthesis.registry import Machine, Models, default_card, find_card
-from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis
+from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Synthesis
 from SynthCTLib.volume import Grid, Role, Step, Unit, Volume
 from SynthCTLib.workflow.device import choose_device
 from SynthCTLib.workflow.folder import JobFolder
@@ -423,9 +424,24 @@ def given_masks(job: JobFolder, grid: Grid, progress: Progress) -> dict[str, Vol
 
 
 def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) -> None:
-    """The attenuation map on the CT's grid, checked, and mean µ by tissue and convention."""
+    """The attenuation map on the CT's grid, checked, and mean µ by tissue and convention.
+
+    Raises ImplausibleResult where a model of this run made a CT that cannot be a patient's, and
+    InputError where it was given.
+    """
+    maker = outcome.card
+    if maker is not None and not np.isfinite(ct.array).all():
+        raise ImplausibleResult(_blame(maker, "it holds values that are not numbers"))
     mu = hu_to_mu(ct, convention)
-    check_mu_map(mu)
+    fault = mu_fault(mu)
+    if fault is not None:
+        what = fault.what[0].lower() + fault.what[1:]
+        if maker is not None:
+            raise ImplausibleResult(_blame(maker, what))
+        raise InputError(
+            f"The synthetic CT cannot be a patient's in HU ({what}): check its unit and its "
+            "rescale slope and intercept."
+        )
     outcome.volumes["mumap"] = mu
     tissues = {
         "bone": skull_mask(ct, region),
@@ -435,6 +451,14 @@ def add_mu_map(outcome: Outcome, ct: Volume, region: Volume, convention: str) ->
     outcome.region = region
     outcome.mu_by_tissue = mean_mu_by_tissue(
         ct, tissues, tuple(dict.fromkeys((*DISTINCT_CONVENTIONS, convention)))
+    )
+
+
+def _blame(card: ModelCard, what: str) -> str:
+    return (
+        f"Model {card.name} made a CT that cannot be a patient's ({what}): the model is at fault, "
+        f"or was not made for such an input; see its limits (synthct models show {card.name}) and "
+        "choose another."
     )
 
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 
-from SynthCTLib.errors import InputError
+from SynthCTLib.errors import ImplausibleResult, InputError
 from SynthCTLib.physics.mumap import (
     CONVENTIONS,
+    DEFAULT_CONVENTION,
     DISTINCT_CONVENTIONS,
     Convention,
     add_hardware,
@@ -24,7 +25,10 @@ from SynthCTLib.physics.mumap import (
     mean_mu_by_tissue,
     to_pet_grid,
 )
+from SynthCTLib.synthesis.registry import find_card
 from SynthCTLib.volume import Grid, Role, Unit, Volume
+from SynthCTLib.workflow.outcome import Outcome
+from SynthCTLib.workflow.run import add_mu_map
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -352,6 +356,24 @@ def test_implausible_maps_are_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(InputError, match=says):
         check_mu_map(mu_map(values))
+
+
+@pytest.mark.parametrize("hu", [-900.0, float("nan"), 2500.0], ids=["air", "nan", "steel"])
+def test_an_implausible_map_is_laid_to_who_made_the_ct(hu: float) -> None:
+    """To the model of the run where there is one, else to the file that was given."""
+    ct = volume(np.full(head_hu().shape, hu))
+    region = ct.mask(np.ones(ct.array.shape, bool))
+    made = Outcome(card=find_card("uniform-body"))
+    with pytest.raises(ImplausibleResult, match=r"^Model uniform-body made .* model is at fault"):
+        add_mu_map(made, ct, region, DEFAULT_CONVENTION)
+    given = Outcome()
+    with pytest.raises(InputError, match=r"check its unit and its rescale|replace them"):
+        add_mu_map(given, ct, region, DEFAULT_CONVENTION)
+    assert not made.volumes
+    assert not given.volumes
+    sound = Outcome(card=made.card)
+    add_mu_map(sound, volume(head_hu()), region, DEFAULT_CONVENTION)
+    assert "mumap" in sound.volumes
 
 
 def test_a_ct_is_no_mu_map() -> None:
