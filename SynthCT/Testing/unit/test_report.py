@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -894,6 +895,19 @@ def _registered(**changes: Any) -> Registration:
     return replace(SOUND.registration, **changes)
 
 
+def test_a_narrow_screen_shows_pictures_whole_until_one_is_chosen(tmp_path: Path) -> None:
+    page = write_report(bare_content(), tmp_path).read_text("utf-8")
+    style = page[page.index("<style>") : page.index("</style>")]
+    narrow = style[style.index("@media screen and (max-width: 46rem)") :]
+    wider = [
+        r for r in re.findall(r"([^{}]*img) \{([^{}]*)\}", narrow) if "max-width: none" in r[1]
+    ]
+    assert [selector.split("*/")[-1].strip() for selector, _ in wider] == [".film:focus img"]
+    assert (
+        'class="film" tabindex="0"' in page
+    )  # what has no place in the order of tabs has no focus
+
+
 def test_nothing_suspicious_is_said_so_and_no_more() -> None:
     verdict = judge(SOUND)
     assert verdict.headline.level is Level.SOUND
@@ -987,7 +1001,12 @@ def test_each_reason_is_given_and_leads(changes: dict[str, Any], level: Level, w
     ("kind", "anatomy", "level", "words"),
     [
         (PetKind.DIFFERENCE, Anatomy.HEAD, Level.SOUND, "with it would be off by 2.0 % on average"),
-        (PetKind.UNCERTAINTY, Anatomy.HEAD, Level.SOUND, "off by its stated uncertainty, a PET"),
+        (
+            PetKind.UNCERTAINTY,
+            Anatomy.HEAD,
+            Level.SOUND,
+            "off by its stated uncertainty, a PET",
+        ),
         (PetKind.DIFFERENCE, Anatomy.BODY, Level.NOTE, "No published limit is at hand"),
     ],
 )
