@@ -311,19 +311,24 @@ def _against(published: Published, value: float, words: str) -> Statement:
 
 
 def _of_pet(row: PetRow, kind: PetKind, anatomy: Anatomy) -> Statement:
+    """The limit is one of real errors: a worst case beyond it is no reason to doubt."""
     where = row.mask.replace("_", " ")
-    if kind is PetKind.UNCERTAINTY:
-        words = f"Were all of the synthetic CT off by its stated uncertainty, a PET of the {where}"
+    worst_case = kind is PetKind.UNCERTAINTY
+    if worst_case:
+        words = (
+            "Were all of the synthetic CT off by its stated standard deviation in the same "
+            f"direction, the worst case, a PET of the {where}"
+        )
     else:
         words = f"A PET of the {where} that is made with it"
     words += f" would be off by {row.mae_percent:.1f} % on average (simulated)"
     share = f"{percent(row.beyond[PET_FAR_PERCENT])} of its voxels by more than 10 %"
     if anatomy is not Anatomy.HEAD:
         return Statement(Level.NOTE, f"{words}, {share}. No published limit is at hand.")
-    if row.mae_percent > PET_ACCEPTED_PERCENT:
-        level, compared = Level.CAUTION, "more than"
-    else:
+    if row.mae_percent <= PET_ACCEPTED_PERCENT:
         level, compared = Level.SOUND, "within"
+    else:
+        level, compared = Level.NOTE if worst_case else Level.CAUTION, "more than"
     return Statement(
         level,
         f"{words}, {compared} the 5 % that a study of eleven methods of brain PET/MR called "

@@ -1005,7 +1005,7 @@ def test_each_reason_is_given_and_leads(changes: dict[str, Any], level: Level, w
             PetKind.UNCERTAINTY,
             Anatomy.HEAD,
             Level.SOUND,
-            "off by its stated uncertainty, a PET",
+            "in the same direction, the worst case, a PET",
         ),
         (PetKind.DIFFERENCE, Anatomy.BODY, Level.NOTE, "No published limit is at hand"),
     ],
@@ -1049,6 +1049,18 @@ def test_the_picture_of_the_uncertainty_says_what_it_is_of(spread: Spread, words
     content = replace(full_content(), spread=spread)
     (shown,) = [p for p in gallery_of(content).images if p.name == "uncertainty"]
     assert words in shown.caption
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [(PetKind.DIFFERENCE, Level.CAUTION), (PetKind.UNCERTAINTY, Level.NOTE)]
+)
+def test_a_worst_case_is_not_held_against_a_limit_of_errors(kind: PetKind, level: Level) -> None:
+    row = PetRow(900, 7.0, 2.0, 7.25, {5.0: 0.9, 10.0: 0.2, 15.0: 0.0}, "brain")
+    (said,) = [
+        s for s in judge(replace(SOUND, pet=row, pet_kind=kind)).statements if "5 %" in s.text
+    ]
+    assert said.level is level
+    assert "more than the 5 %" in said.text
 
 
 def test_reasons_add_up_the_most_serious_first() -> None:
