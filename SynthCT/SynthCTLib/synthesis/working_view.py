@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SynthCTLib.imaging.grids import in_lps, isotropic_grid, resample, scanned_field, to_lps
-from SynthCTLib.imaging.masks import body_contour, head_mask
+from SynthCTLib.imaging.masks import body_contour, head_mask, refine
 from SynthCTLib.synthesis.window import Shape, canvas_sides
 from SynthCTLib.volume import Grid, Volume
 
@@ -151,7 +151,9 @@ def view_of(
 ) -> WorkingView:
     """The region of an input with a margin, on a canvas that holds a patch (z, y, x) at least.
 
-    Raises InputError when no head or body is found.
+    The head is found in the voxels of the input where they are finer than the canvas's: once for
+    the network and for the figures. In coarser ones its outline would have steps. Raises
+    InputError when no head or body is found.
     """
     reoriented = to_lps(source)
     canonical = reoriented.volume
@@ -165,6 +167,10 @@ def view_of(
     found = None
     if region == Region.FIELD:
         inside = scanned
+    elif region == Region.HEAD and max(canonical.grid.spacing_mm) < spacing_mm:
+        outline = head_mask(canonical)
+        inside = scanned & refine(outline.array > 0, canonical.image, whole.image)
+        found = reoriented.restore(outline)
     else:
         outline = (head_mask if region == Region.HEAD else body_contour)(whole)
         inside = outline.array > 0

@@ -170,8 +170,17 @@ def test_a_head_found_in_the_inputs_own_voxels_is_handed_on(
     found = model.synthesize({Role.MR: stored}, Progress()).found[Anatomy.HEAD]
     assert found.grid == stored.grid
     np.testing.assert_array_equal(found.array, head_mask(stored).array)
-    # found after interpolating from 3 to 5 mm, it is another mask: not handed on
-    assert not model.synthesize({Role.MR: head}, Progress()).found
+    # finer voxels than the network's 5 mm: found in them, and brought onto the network's
+    fine = model.synthesize({Role.MR: head}, Progress()).found[Anatomy.HEAD]
+    np.testing.assert_array_equal(fine.array, head_mask(head).array)
+    view = view_of(head, Region.HEAD, 5.0, 12.0, 3.0, (32, 32, 32))
+    litres = [
+        np.count_nonzero(mask) * np.prod(grid.spacing_mm) / 1e6
+        for mask, grid in ((fine.array, head.grid), (view.region, view.grid))
+    ]
+    assert litres[1] == pytest.approx(litres[0], rel=0.02)
+    # coarser ones are interpolated first: it is another mask, and not handed on
+    assert view_of(coarse_head, Region.HEAD, 3.0, 12.0, 3.0, (32, 32, 32)).found is None
 
 
 def test_an_oblique_head_gives_the_same_answer_turned(coarse_head: Volume, models: Path) -> None:
