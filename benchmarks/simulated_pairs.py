@@ -3,7 +3,7 @@
     python benchmarks/simulated_pairs.py --data-pack DIR --out DIR [--spacing 1]
 
 MR and CT of each anatomy by SynthCT's phantom, on one grid. So that papers 1 and 2 can be
-cross-validated where no patient's head is at hand:
+cross-validated where no patient's head is at hand (``--pet`` adds an FDG PET for Paper 5):
 
     synthct train paper1-small --data DIR -o FOLDS/fold-1 --fold 1 --examples EXAMPLES   # and 2..5
     python benchmarks/cross_validation.py paper1-small --data DIR --folds FOLDS --examples EXAMPLES
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from SynthCTLib.imaging.files import read_label_map, write_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample
-from SynthCTLib.phantom import PhantomOptions, clean_labels, make_pair
+from SynthCTLib.phantom import PhantomOptions, clean_labels, make_fdg, make_pair
 
 SEED = 900
 
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--data-pack", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--spacing", type=float, default=1.0, help="mm; the label maps have 1")
+    parser.add_argument("--pet", action="store_true", help="simulate an FDG PET as well")
     parser.add_argument("--only", nargs="*", help="names of label maps; all without")
     arguments = parser.parse_args()
     maps = sorted((arguments.data_pack / "labels").glob("head_*.nii.gz"))
@@ -38,9 +39,13 @@ def main() -> None:
         wanted = not arguments.only or name in arguments.only
         if not wanted or (folder / "ct.nii.gz").is_file():
             continue
-        pair = make_pair(clean_labels(read_label_map(path)), PhantomOptions(), seed=SEED + index)
+        labels = clean_labels(read_label_map(path))
+        pair = make_pair(labels, PhantomOptions(), seed=SEED + index)
+        images = {"mr.nii.gz": pair.mr, "ct.nii.gz": pair.ct}
+        if arguments.pet:
+            images["pet.nii.gz"] = make_fdg(labels, seed=SEED + index)
         folder.mkdir(parents=True, exist_ok=True)
-        for volume, file in ((pair.mr, "mr.nii.gz"), (pair.ct, "ct.nii.gz")):
+        for file, volume in images.items():
             grid = isotropic_grid(volume.grid, arguments.spacing)
             write_volume(
                 volume if arguments.spacing == 1.0 else resample(volume, grid), folder / file

@@ -29,12 +29,13 @@ class PhantomPair:
     ct: Volume
 
 
-class _Purpose(IntEnum):
+class Purpose(IntEnum):
     """One random stream each, so that changing the MR's options leaves anatomy and CT alone."""
 
     COMPOSITION = 0
     MR = 1
     CT = 2
+    PET = 3
 
 
 def make_pair(
@@ -51,10 +52,10 @@ def make_pair(
     canonical = to_lps(labels)
     anatomy = canonical.volume
     spacing_mm = anatomy.grid.spacing_mm
-    tissues = tissues_of(torch.from_numpy(_whole_numbers(anatomy)).to(device))
-    tissues = compose(tissues, spacing_mm, stream(seed, _Purpose.COMPOSITION, device))
-    mr = render_mr(tissues, spacing_mm, options, stream(seed, _Purpose.MR, device))
-    ct = render_ct(tissues, spacing_mm, options, stream(seed, _Purpose.CT, device))
+    tissues = tissues_of(torch.from_numpy(whole_numbers(anatomy)).to(device))
+    tissues = compose(tissues, spacing_mm, stream(seed, Purpose.COMPOSITION, device))
+    mr = render_mr(tissues, spacing_mm, options, stream(seed, Purpose.MR, device))
+    ct = render_ct(tissues, spacing_mm, options, stream(seed, Purpose.CT, device))
 
     step = Step("phantom", {"seed": seed, **asdict(options)})
 
@@ -74,7 +75,7 @@ def clean_labels(labels: Volume) -> Volume:
     is open to the outside stays as it is. Raises InputError as ``make_pair`` does, and when there
     is nothing but air.
     """
-    values = _whole_numbers(labels)
+    values = whole_numbers(labels)
     if not values.any():
         raise InputError("The label map holds nothing but air: choose one with a head in it.")
     values[_parts(values != 0, by_corners=True) > 1] = 0
@@ -110,7 +111,7 @@ def _fill(labels: npt.NDArray[np.int32], hole: npt.NDArray[np.bool_]) -> None:
         voxels = voxels[highest == 0]
 
 
-def _whole_numbers(labels: Volume) -> npt.NDArray[np.int32]:
+def whole_numbers(labels: Volume) -> npt.NDArray[np.int32]:
     """The labels as int32, refused unless they are a mask of whole numbers."""
     if labels.role != Role.MASK:
         raise InputError(

@@ -15,7 +15,15 @@ import yaml
 from scipy import ndimage
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.phantom import Contrast, PhantomOptions, clean_labels, make_pair
+from SynthCTLib.phantom import (
+    Contrast,
+    PhantomOptions,
+    UptakeOptions,
+    clean_labels,
+    make_fdg,
+    make_pair,
+)
+from SynthCTLib.phantom.activity import BETWEEN_SUBJECTS, CORTEX_SUV, UPTAKE_SUV, WHITE_SUV
 from SynthCTLib.phantom.fields import FWHM_PER_SIGMA, blur, smooth_field, stream
 from SynthCTLib.phantom.render import compose, render_ct, render_mr, tissues_of
 from SynthCTLib.phantom.tissues import APPEARANCE, TISSUE_OF_LABEL, Tissue
@@ -394,3 +402,64 @@ def test_every_label_of_the_pack_has_a_tissue(data_pack: Path) -> None:
     for path in paths:
         image = sitk.ReadImage(path, sitk.sitkInt32)
         tissues_of(torch.from_numpy(sitk.GetArrayFromImage(image)))
+
+
+# FDG
+
+SAME_FOR_ALL = UptakeOptions(between_subjects=0, regional=0, fwhm_mm=0, noise=0)
+
+
+def test_every_tissue_has_the_published_uptake() -> None:
+    labels = label_map(ball_head())
+    pet = make_fdg(labels, SAME_FOR_ALL, seed=3)
+    assert (pet.role, pet.unit, pet.grid) == (Role.PET, Unit.SUV, labels.grid)
+    for label, suv in ((0, 0.0), (2, WHITE_SUV), (3, CORTEX_SUV), (24, 0.0), (515, 0.6)):
+        np.testing.assert_allclose(pet.array[labels.array == label], suv, rtol=1e-6)
+    assert set(UPTAKE_SUV) == set(Tissue)
+
+
+def test_people_differ_in_the_whole_brain_and_in_its_parts_alone() -> None:
+    labels = label_map(ball_head())
+    grey, muscle = labels.array == 3, labels.array == 515
+    whole = UptakeOptions(regional=0, fwhm_mm=0, noise=0)
+    means = []
+    for seed in range(200):
+        values = make_fdg(labels, whole, seed=seed).array
+        assert np.ptp(values[grey]) < 1e-3
+        np.testing.assert_allclose(values[muscle], 0.6, rtol=1e-6)
+        means.append(values[grey].mean() / CORTEX_SUV)
+    assert np.std(means) == pytest.approx(BETWEEN_SUBJECTS, rel=0.15)
+    regional = make_fdg(labels, UptakeOptions(between_subjects=0, fwhm_mm=0, noise=0), seed=1)
+    spread = (regional.array[grey] / CORTEX_SUV).std()
+    assert 0.02 < spread < 0.2
+
+
+def test_a_pet_is_as_noisy_in_a_cubic_centimetre_whatever_the_voxels() -> None:
+    noisy = UptakeOptions(between_subjects=0, regional=0, fwhm_mm=10.0)
+    found = []
+    for size, mm in ((40, 1.0), (20, 2.0)):
+        labels = label_map(np.full((size,) * 3, 3, np.int16), (mm,) * 3)
+        values = make_fdg(labels, noisy, seed=5).array
+        inner = slice(size // 4, -size // 4)
+        found.append(values[inner, inner, inner].std())
+    assert found[0] == pytest.approx(found[1], rel=0.5)
+
+
+def test_a_pet_does_not_depend_on_the_order_of_the_axes() -> None:
+    labels = label_map(ball_head())
+    turned = labels.with_image(sitk.PermuteAxes(labels.image, [2, 0, 1]))
+    made, again = make_fdg(labels, seed=4), make_fdg(turned, seed=4)
+    back = sitk.PermuteAxes(again.image, [1, 2, 0])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), made.array)
+
+
+def test_an_uptake_that_cannot_be_is_refused() -> None:
+    labels = label_map(ball_head())
+    with pytest.raises(InputError, match="seed"):
+        make_fdg(labels, seed=-1)
+    with pytest.raises(InputError, match="negative"):
+        UptakeOptions(noise=-0.1)
+    with pytest.raises(InputError, match="width"):
+        UptakeOptions(regional_mm=0)
+    with pytest.raises(InputError, match="label map"):
+        make_fdg(make_pair(labels, seed=1).mr, seed=1)
