@@ -32,6 +32,7 @@ from SynthCTLib.imaging.masks import body_contour
 from SynthCTLib.metrics.evaluation import evaluate
 from SynthCTLib.metrics.lesions import (
     LESION_SUV,
+    LesionDetection,
     LesionScan,
     detect_lesions,
     detection_rates,
@@ -84,9 +85,11 @@ class Case:
         """An answer on the canvas, in the unit of the target."""
         return self.target.with_array(np.asarray(values, np.float32))
 
-    def outline(self, name: str) -> Volume:
-        """The tumour's outline that belongs to an image, on the canvas."""
+    def outline(self, name: str) -> Volume | None:
+        """The tumour's outline that belongs to an image, on the canvas, if there is one."""
         path = next(iter(self.subject.files.values())).parent / f"{name}_tumour.nii.gz"
+        if not path.is_file():
+            return None
         mask = read_volume(path, Role.MASK)
         return resample(mask, self.work.grid, interpolator=Interpolator.NEAREST)
 
@@ -214,13 +217,13 @@ def uptake_table(title: str, figures: dict[str, list[dict[str, Any]]]) -> None:
         print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
 
 
-def uptake_row(case: Case, made: Volume, outline: Volume) -> dict[str, Any]:
+def uptake_row(case: Case, made: Volume, outline: Volume | None) -> dict[str, Any]:
     found = uptake_figures(case.target, made, case.region)
     tumour = detect_lesions(
         case.target, made, case.region, lesions=outline, least_ml=LEAST_LESION_ML
     )
     scan = LesionScan(case.target, made, case.region, outline)
-    uptake = lesion_uptake(scan, least_ml=LEAST_LESION_ML)
+    uptake = lesion_uptake(scan, least_ml=LEAST_LESION_ML) if outline is not None else ()
     return {
         "subject": case.subject.name,
         "mae": found.mae_suv,
@@ -228,7 +231,7 @@ def uptake_row(case: Case, made: Volume, outline: Volume) -> dict[str, Any]:
         "psnr": found.psnr_db,
         "ssim": found.ssim,
         "lesions": found.lesions,
-        "outline": tumour,
+        "outline": tumour if outline is not None else LesionDetection(0, 0, 0),
         "max": uptake[0].synthetic_max_suv - uptake[0].real_max_suv if uptake else np.nan,
         "mean": uptake[0].synthetic_mean_suv - uptake[0].real_mean_suv if uptake else np.nan,
     }
@@ -361,7 +364,7 @@ def ct_row(case: Case, made: Volume, body: Volume) -> dict[str, float]:
     }
 
 
-def suv_bias(case: Case, made: Volume, body: Volume, outline: Volume) -> dict[str, float]:
+def suv_bias(case: Case, made: Volume, body: Volume, outline: Volume | None) -> dict[str, float]:
     """Error (%) of a PET that is reconstructed with a synthetic µ-map, by tissue."""
     inside = body.array > 0
     judged = made.with_array(np.where(inside, made.array, case.target.array))
@@ -373,7 +376,7 @@ def suv_bias(case: Case, made: Volume, body: Volume, outline: Volume) -> dict[st
         name: (case.target.array >= low) & (case.target.array < high)
         for name, (low, high) in TISSUES_HU.items()
     }
-    where["tumour"] = outline.array > 0
+    where["tumour"] = np.zeros_like(inside) if outline is None else outline.array > 0
     where["body"] = inside
     found = {}
     for name, mask in where.items():
@@ -486,9 +489,9 @@ def middle_slice(volume: Array, weight: npt.NDArray[np.bool_], side: int) -> Arr
 
 def mr_to_pet(arguments: argparse.Namespace) -> None:
     """Paper 5: axial and augmented models against the between-subject baseline (section 2.5)."""
+    system = arguments.recipe or "mr2pet"
     benches = {
-        "axial": Bench.of("mr2pet-axial-small", arguments),
-        "augmented": Bench.of("mr2pet-augmented-small", arguments),
+        name: Bench.of(f"{system}-{name}-small", arguments) for name in ("axial", "augmented")
     }
     slices: dict[str, list[tuple[float, float, float]]] = {name: [] for name in benches}
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in (*benches, "one value")}
@@ -519,6 +522,7 @@ def mr_to_pet(arguments: argparse.Namespace) -> None:
                     [case.subject.name] if len(pictures) < PICTURES else []
                 ):
                     z = hottest(case.target, case.region)
+                    top = max(6.0, float(np.quantile(case.target.array, 0.99)))
                     panels = pictures.setdefault(
                         case.subject.name,
                         [
@@ -528,15 +532,15 @@ def mr_to_pet(arguments: argparse.Namespace) -> None:
                                 (0.0, float(np.quantile(case.work.mr, 0.995))),
                                 "gray",
                             ),
-                            ("FDG PET", case.target.array[z], (0.0, 6.0), "gray_r"),
+                            ("FDG PET", case.target.array[z], (0.0, top), "gray_r"),
                         ],
                     )
-                    panels.append((name, values[z], (0.0, 6.0), "gray_r"))
+                    panels.append((name, values[z], (0.0, top), "gray_r"))
     baseline = [
         slice_likeness(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j
     ]
     columns: dict[str, list[tuple[float, float, float]]] = {**slices, "baseline": baseline}
-    print("\nMR to PET (Paper 5, table 1), middle axial slices, real patients\n")
+    print(f"\nMR to PET (Paper 5, table 1), recipes {system}, middle axial slices\n")
     heads = [f"{m}, {name}" for m in ("MSE (SUV²)", "PSNR (dB)", "SSIM") for name in columns]
     print("| | " + " | ".join(heads) + " |")
     print("|---" * (1 + len(heads)) + "|")
@@ -557,8 +561,8 @@ def mr_to_pet(arguments: argparse.Namespace) -> None:
     errors = {name: [row["mae"] for row in rows] for name, rows in figures.items() if rows}
     print()
     compared(errors, "axial", [name for name in errors if name != "axial"])
-    drawn(arguments.output / "mr2pet.png", list(pictures.items()))
-    boxes(columns, arguments.output / "mr2pet-boxes.png")
+    drawn(arguments.output / f"{system}.png", list(pictures.items()))
+    boxes(columns, arguments.output / f"{system}-boxes.png")
 
 
 def boxes(columns: dict[str, list[tuple[float, float, float]]], path: Path) -> None:
@@ -584,7 +588,7 @@ def main() -> None:
     parser.add_argument("--folds", type=Path, required=True)
     parser.add_argument("--examples", type=Path, required=True, help="as given to synthct train")
     parser.add_argument("--output", "-o", type=Path, required=True)
-    parser.add_argument("--recipe", help="another recipe from NAC PET to CT")
+    parser.add_argument("--recipe", help="another from NAC PET to CT; mr2pet-brain for heads")
     parser.add_argument("--without-pet", action="store_true", help="reconstruct no PET")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
