@@ -4,22 +4,27 @@ import hashlib
 from pathlib import Path
 
 NAME = "SynthCT: thigh, MR and CT"
+NAME_WITH_PET = "SynthCT: thigh, MR, CT, PET and NAC PET"
 FILES = (("mr.nii.gz", "SampleThigh_MR"), ("ct.nii.gz", "SampleThigh_CT"))
+PET_FILES = (("pet.nii.gz", "SampleThigh_PET"), ("nac_pet.nii.gz", "SampleThigh_NACPET"))
 
 
 def register(folder):
-    """Register the sample of a folder with the module Sample Data."""
+    """Register the samples of a folder with the module Sample Data."""
+    for name, files in ((NAME, FILES), (NAME_WITH_PET, FILES + PET_FILES)):
+        _register(name, [(Path(folder) / file, node) for file, node in files])
+
+
+def _register(name, files):
     import SampleData
 
-    folder = Path(folder)
-    paths = [folder / file for file, _name in FILES]
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SynthCT",
-        sampleName=NAME,
-        uris=[path.as_uri() for path in paths],
-        fileNames=[f"{name}.nii.gz" for _file, name in FILES],
-        nodeNames=[name for _file, name in FILES],
-        checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths],
-        loadFileTypes=["VolumeFile"] * len(paths),
-        loadFiles=[True] * len(paths),
+        sampleName=name,
+        uris=[path.as_uri() for path, _node in files],
+        fileNames=[f"{node}.nii.gz" for _path, node in files],
+        nodeNames=[node for _path, node in files],
+        checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path, _ in files],
+        loadFileTypes=["VolumeFile"] * len(files),
+        loadFiles=[True] * len(files),
     )

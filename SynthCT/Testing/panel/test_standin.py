@@ -293,6 +293,16 @@ def test_one_sample_is_its_first_node_and_samples_are_all(desktop: SimpleNamespa
     assert [name.rstrip("_1") for name in names] == ["SampleThigh_MR", "SampleThigh_CT"]
 
 
+def test_the_sample_with_pets_fills_all_four_selectors(desktop: SimpleNamespace) -> None:
+    import SampleData
+
+    from SynthCTSlicer import mrml, samples
+
+    samples.register(Path(__file__).parents[2] / "Resources" / "SampleData" / "STS_014")
+    nodes = SampleData.SampleDataLogic().downloadSamples(samples.NAME_WITH_PET)
+    assert [mrml.guess(node).slot for node in nodes] == ["mr", "ct", "pet", "nac_pet"]
+
+
 def test_volume_types_the_scene_cannot_hold(desktop: SimpleNamespace) -> None:
     for kind in (bool, np.float16):
         with pytest.raises(TypeError):
