@@ -12,7 +12,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from SynthCTSlicer import mrml
+from SynthCTSlicer import mrml, slabs
 from SynthCTSlicer.signals import PanelError, Signal
 
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -126,10 +126,11 @@ class DecideLogic:
         path.write_text(node.GetText(), encoding="utf-8")
         return path
 
-    def export_image(self, key, folder, file_format):
-        """Write an output as NIfTI or NRRD with a sidecar that says unit and origin.
+    def image_export(self, key, folder, file_format):
+        """The path of an output as NIfTI or NRRD, and the steps that write it with a sidecar.
 
-        Returns the path. Raises PanelError; nothing is left half-written.
+        The sidecar says unit and origin. Raises PanelError; the steps raise PanelError and OSError
+        and leave nothing half-written.
         """
         node = mrml.find_output(self.state.run, key)
         if node is None:
@@ -139,22 +140,8 @@ class DecideLogic:
         path = folder / f"{subject}_{key}{FORMATS[file_format]}"
         if path.exists():
             raise PanelError(_("{path} exists already: choose another folder.").format(path=path))
-        part = folder / f".{path.name}.part{FORMATS[file_format]}"
-        try:
-            mrml.write_volume(node, part)
-            part.replace(path)
-            sidecar = folder / f"{subject}_{key}.json"
-            sidecar.write_text(json.dumps(self._sidecar(key), indent=2), encoding="utf-8")
-        except OSError as error:
-            raise PanelError(
-                _("{folder} cannot be written ({reason}): choose another folder.").format(
-                    folder=folder, reason=error.strerror
-                )
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-        self._say(_("Written: {path}").format(path=path), "fine")
-        return path
+        text = json.dumps(self._sidecar(key), indent=2)
+        return path, _with_sidecar(node, path, folder / f"{subject}_{key}.json", text)
 
     def _sidecar(self, key):
         record = self.review.record()
@@ -190,6 +177,23 @@ class DecideLogic:
     def _say(self, message, severity):
         self.state.message, self.state.severity = message, severity
         self.changed()
+
+
+def _with_sidecar(node, path, sidecar, text):
+    """Write a volume and what is said of it; a generator."""
+    try:
+        yield from slabs.write(node, path)
+        try:
+            sidecar.write_text(text, encoding="utf-8")
+        except OSError:
+            path.unlink()
+            raise
+    except OSError as error:
+        raise PanelError(
+            _("{folder} cannot be written ({reason}): choose another folder.").format(
+                folder=path.parent, reason=error.strerror
+            )
+        ) from error
 
 
 def _user():

@@ -12,7 +12,6 @@ import vtk
 from slicer.i18n import tr as _
 
 from SynthCTSlicer import slabs
-from SynthCTSlicer.signals import PanelError
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 OUTPUT, RUN, FOLDER = "SynthCT.Output", "SynthCT.Run", "SynthCT.Folder"
@@ -179,17 +178,6 @@ def _in_sequence(node):
 
 
 # -- to and from a job folder ----------------------------------------------------------------------
-
-
-def write_volume(node, path):
-    """Write a volume at once, in the format of the path. Raises PanelError."""
-    done = slicer.util.exportNode(node, str(path), {"useCompression": 0}, world=True)
-    if not done or not Path(path).is_file():
-        raise PanelError(
-            _("{name} could not be written to {folder}: is the disk full?").format(
-                name=node.GetName(), folder=Path(path).parent
-            )
-        )
 
 
 def write_volumes(volumes, folder):

@@ -212,7 +212,7 @@ class Panel:
         job = Path(record.get("folder", ""))
         if not (job / "result.json").is_file():
             if file_format in FORMATS:
-                self.decide.export_image("ct", folder, file_format)
+                self._export_from_scene(folder, file_format)
                 return
             raise PanelError(
                 _(
@@ -236,6 +236,19 @@ class Panel:
             if fwhm_mm > 0:
                 arguments += ["--fwhm", str(fwhm_mm)]
         self._export(work, volumes, arguments, target)
+
+    def _export_from_scene(self, folder, file_format):
+        """The synthetic CT as the scene has it, in steps: nothing else of the job is left."""
+        path, steps = self.decide.image_export("ct", folder, file_format)
+
+        def written(_nothing):
+            self.decide._say(_("Written: {path}").format(path=path), "fine")
+
+        def failed(error):
+            self.decide._say(str(error), "error")
+
+        self.run.writing.add(steps, written, failed)
+        self.decide._say(_("Writing {path}").format(path=path), "")
 
     def _pet(self):
         pet = self.volumes.node("pet") or self.volumes.node("nac_pet")

@@ -294,10 +294,27 @@ def test_without_the_job_folder_the_scene_is_exported(done: Page, tmp_path: Path
     assert "folder is gone" in done.ui.decideText.text
     done.choose(done.ui.formatBox, "nifti")
     done.ui.exportButton.click()
+    assert "Writing" in done.ui.decideText.text  # the click has returned and nothing is there
+    assert not (tmp_path / "t1_ct.nii.gz").exists()
+    done.wait(lambda: "Written" in done.ui.decideText.text)
     again = slicer.util.loadVolume(str(tmp_path / "t1_ct.nii.gz"), properties={"show": False})
     made = done.panel.review.node("ct")
     assert (slicer.util.arrayFromVolume(again) == slicer.util.arrayFromVolume(made)).all()
     assert json.loads((tmp_path / "t1_ct.json").read_text())["unit"] == "HU"
+    done.ui.exportButton.click()
+    assert "exists already" in done.ui.decideText.text
+
+
+def test_a_scene_export_without_its_sidecar_leaves_nothing(done: Page, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(done.panel.review.record()["folder"])
+    (tmp_path / "t1_ct.json").mkdir()  # in the way
+    done.ui.exportFolder.setCurrentPath(str(tmp_path))
+    done.choose(done.ui.formatBox, "nrrd")
+    done.ui.exportButton.click()
+    done.wait(lambda: "cannot be written" in done.ui.decideText.text)
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == []
 
 
 # -- state -----------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def slabs(desktop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(slabs, "READ_BYTES", 1000)
     monkeypatch.setattr(slabs, "WRITE_BYTES", 1000)
+    monkeypatch.setattr(slabs, "PACK_BYTES", 1000)
     return slabs
 
 
@@ -85,6 +86,28 @@ def test_nrrd_is_written_as_itk_reads_it(slabs: Any, tmp_path: Path, kind: str) 
     assert np.allclose(back.GetOrigin(), image.GetOrigin(), rtol=0, atol=1e-9)
     assert np.allclose(back.GetSpacing(), image.GetSpacing(), rtol=0, atol=1e-9)
     assert np.allclose(back.GetDirection(), image.GetDirection(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nifti_is_written_as_itk_and_this_panel_read_it(
+    slabs: Any, tmp_path: Path, kind: str
+) -> None:
+    image = oblique(kind)
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    node = slicer.util.loadVolume(str(tmp_path / "a.nrrd"), {"show": False})
+    path = tmp_path / "b.nii.gz"
+    _nothing, steps = through(slabs.write(node, path))
+    assert steps > 1
+    back = sitk.ReadImage(str(path))
+    assert back.GetPixelID() == image.GetPixelID()
+    assert (sitk.GetArrayFromImage(back) == sitk.GetArrayFromImage(image)).all()
+    assert np.allclose(back.GetOrigin(), image.GetOrigin(), rtol=0, atol=1e-4)  # float32
+    assert np.allclose(back.GetSpacing(), image.GetSpacing(), rtol=1e-6)
+    assert np.allclose(back.GetDirection(), image.GetDirection(), rtol=0, atol=1e-6)
+    data, expected = vtk.vtkImageData(), vtk.vtkMatrix4x4()
+    matrix, _steps = through(slabs.read(path, data))
+    node.GetIJKToRASMatrix(expected)
+    assert np.allclose(elements(matrix), elements(expected), rtol=0, atol=1e-4)
 
 
 def test_what_is_written_has_its_name_only_when_whole(slabs: Any, tmp_path: Path) -> None:
@@ -127,12 +150,13 @@ def test_damaged_and_foreign_files_are_refused(slabs: Any, tmp_path: Path, how: 
         through(slabs.read(path, vtk.vtkImageData()))
 
 
-def test_numbers_that_nrrd_cannot_hold_are_refused(slabs: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nii.gz"])
+def test_numbers_that_cannot_be_held_are_refused(slabs: Any, tmp_path: Path, name: str) -> None:
     from SynthCTSlicer.signals import PanelError
 
     node = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), "uint64"), name="big")
     with pytest.raises(PanelError, match=r"big holds .* numbers: convert it to float"):
-        through(slabs.write(node, tmp_path / "a.nrrd"))
+        through(slabs.write(node, tmp_path / name))
     assert list(tmp_path.iterdir()) == []
 
 
