@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 from scipy import stats
 from skimage.metrics import structural_similarity
 
+from cross_validation import spread
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import Interpolator, resample
 from SynthCTLib.imaging.masks import body_contour
@@ -137,15 +138,6 @@ class Bench:
             like = resample(images[recipe.task.output_role], work.grid)
             target = like.with_array(kept.target)
             yield Case(fold, subject, images, work, target, target.mask(kept.weight))
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    known = [v for v in values if np.isfinite(v)]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return f"{known[0]:.{digits}f}"
-    return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1):.{digits}f}"
 
 
 def compared(rows: dict[str, list[float]], first: str, others: Sequence[str]) -> None:

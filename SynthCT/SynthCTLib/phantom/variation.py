@@ -45,6 +45,10 @@ class VariationOptions:
     craniotomy: float = 0.04
 
 
+STILL = VariationOptions((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, thin=0.0, thick=0.0, craniotomy=0.0)
+"""No departure at all, but for the mirroring."""
+
+
 def vary(
     labels: Tensor,
     known: Tensor,

@@ -21,7 +21,6 @@ from pydantic import ConfigDict, Field
 
 from SynthCTLib.errors import InputError, MissingModel, MissingPackage
 from SynthCTLib.imaging.grids import scanned_field
-from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.engines import (
     Engine,
@@ -37,7 +36,7 @@ from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Spread, Synthesis, input_of
-from SynthCTLib.synthesis.weights import load_weights
+from SynthCTLib.synthesis.weights import load_weights, network_of
 from SynthCTLib.synthesis.window import SMALLEST_SIDE, Corner, Shape, Tiling, Window, fitted, slide
 from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
 from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
@@ -260,10 +259,7 @@ class PatchwiseSynthesizer:
     def open_network(self, weights: str) -> torch.nn.Module:
         """The network with the weights of one fold, float32 on the CPU."""
         settings = self.settings
-        try:
-            network = build_network(settings.network, settings.network_settings)
-        except InputError as error:
-            raise MissingModel(f"Model {self.card.name} cannot be built: {error}") from error
+        network = network_of(self.card.name, settings.network, settings.network_settings)
         load_weights(network, self.card.file(weights), self.card.name)
         return network
 

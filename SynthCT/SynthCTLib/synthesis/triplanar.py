@@ -19,7 +19,6 @@ from pydantic import ConfigDict, Field
 
 from SynthCTLib.errors import InputError, MissingModel
 from SynthCTLib.imaging.grids import scanned_field
-from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.codebook_use import CodebookUse, codebook_use
 from SynthCTLib.synthesis.engines import EngineName, OutOfMemory, Precision, open_engine
@@ -29,7 +28,7 @@ from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis, input_of
-from SynthCTLib.synthesis.weights import load_weights
+from SynthCTLib.synthesis.weights import load_weights, network_of
 from SynthCTLib.synthesis.working_view import Region, WorkingView, view_of
 from SynthCTLib.volume import AIR_HU, Role, Step, Unit, Volume
 
@@ -114,10 +113,7 @@ class SliceModel:
     def open_network(self, weights: str) -> torch.nn.Module:
         """The network with the weights of one fold, float32 on the CPU. Raises MissingModel."""
         settings = self.settings
-        try:
-            network = build_network(settings.network, settings.network_settings)
-        except InputError as error:
-            raise MissingModel(f"Model {self.card.name} cannot be built: {error}") from error
+        network = network_of(self.card.name, settings.network, settings.network_settings)
         if not hasattr(network, "side_multiple"):
             raise MissingModel(
                 f"Model {self.card.name} cannot be built: {settings.network} is no network of "

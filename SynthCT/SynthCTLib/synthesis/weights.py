@@ -1,14 +1,27 @@
-"""Reading the weights of a network."""
+"""The network of a model, and reading its weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from SynthCTLib.errors import MissingModel
+from SynthCTLib.errors import InputError, MissingModel
+from SynthCTLib.networks import build_network
 
 if TYPE_CHECKING:
     import torch
+
+
+def network_of(model: str, name: str, settings: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that a model's card names, with random weights, float32 on the CPU.
+
+    Raises MissingModel when there is none of that name or its settings are wrong.
+    """
+    try:
+        return build_network(name, settings)
+    except InputError as error:
+        raise MissingModel(f"Model {model} cannot be built: {error}") from error
 
 
 def load_weights(network: torch.nn.Module, path: Path, model: str) -> None:

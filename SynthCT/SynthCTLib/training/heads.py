@@ -28,7 +28,7 @@ from SynthCTLib.phantom.options import Contrast
 from SynthCTLib.phantom.render import compose, render_ct, tissues_of
 from SynthCTLib.phantom.scan import RandomScan, ScanOptions, texture_bank
 from SynthCTLib.phantom.tissues import Tissue
-from SynthCTLib.phantom.variation import VariationOptions, vary
+from SynthCTLib.phantom.variation import STILL, VariationOptions, vary
 from SynthCTLib.training.examples import Batch, Case, Corner, Overviews
 from SynthCTLib.whole_file import whole_file
 
@@ -144,9 +144,8 @@ class HeadSource:
         for number, name in enumerate(self.settings.held_back):
             generator = self._stream(2, number, 0)
             labels, known = self._anatomy(name)
-            still = VariationOptions((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, thin=0, thick=0, craniotomy=0)
             head = self._rendered(
-                *vary(labels, known, self.settings.canvas, still, generator), generator
+                *vary(labels, known, self.settings.canvas, STILL, generator), generator
             )
             plain = ScanOptions(
                 contrasts={Contrast.T1: 1.0},

@@ -20,7 +20,7 @@ from SynthCTLib.phantom.render import compose, tissues_of
 from SynthCTLib.phantom.scan import RandomScan, ScanOptions, texture_bank
 from SynthCTLib.phantom.signal import inversion_recovery, signal_table, spin_echo, spoiled_echo
 from SynthCTLib.phantom.tissues import Tissue
-from SynthCTLib.phantom.variation import CORTICAL, VariationOptions, vary
+from SynthCTLib.phantom.variation import CORTICAL, STILL, vary
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration.quality import Kind
 from SynthCTLib.synthesis.preparation import Preparation
@@ -38,7 +38,6 @@ from SynthCTLib.training.pairs import (
 )
 from SynthCTLib.volume import Role, Unit, Volume
 
-STILL = VariationOptions((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, thin=0, thick=0, craniotomy=0)
 PLAIN = ScanOptions(
     contrasts={Contrast.T1: 1.0},
     jitter=0,
