@@ -21,6 +21,7 @@ import torch
 
 from atlas_methods import HELD_OUT, figures, machine
 from head_model import picture
+from simulated_pairs import as_they_lie
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.phantom import PhantomOptions, PhantomPair, make_pair
 from SynthCTLib.phantom.fields import stream
@@ -76,14 +77,11 @@ def make(population: Population, count: int, data_pack: Path, out: Path) -> Path
 
 def trained(recipe: str, steps: int, data: Path, out: Path, fold: int, init: Path | None) -> Path:
     """The folder of the model that a recipe makes in so many steps."""
-    made = read_recipe(recipe)
-    source = made.source.model_copy(
-        update={"settings": {**made.source.settings, "register": "none", "remove_table": False}}
-    )
+    made = as_they_lie(read_recipe(recipe))
     schedule = made.schedule.model_copy(
         update={"kind": "stable-decay", "warmup_steps": 20, "decay_share": 0.33}
     )
-    made = made.model_copy(update={"source": source, "schedule": schedule, "steps": steps})
+    made = made.model_copy(update={"schedule": schedule, "steps": steps})
     if (out / recipe / "card.yaml").is_file():
         return out / recipe
     request = TrainingRequest(
@@ -92,19 +90,26 @@ def trained(recipe: str, steps: int, data: Path, out: Path, fold: int, init: Pat
     return train_recipe(request, Progress()).model
 
 
-def errors(model: Path, subjects: list[Path], pictures: Path | None) -> list[tuple[float, ...]]:
-    """MAE in head and skull (HU) and Dice of bone of each subject."""
+def errors(
+    model: Path, subjects: list[Path], out: Path, pictures: Path | None
+) -> list[tuple[float, ...]]:
+    """MAE in head and skull (HU) and Dice of bone of each subject, kept in ``out`` as they come."""
     network = build_model(read_card(model, model), machine())
+    out.mkdir(parents=True, exist_ok=True)
     found: list[tuple[float, ...]] = []
     for subject in subjects:
-        mr = read_volume(subject / "mr.nii.gz", Role.MR)
-        pair = PhantomPair(mr, read_volume(subject / "ct.nii.gz", Role.CT))
-        made = network.synthesize({Role.MR: mr}, Progress())
-        values = figures(pair, mr, made)
-        head, skull = values.row("head"), values.row("skull")
-        found.append((head.mae_hu, skull.mae_hu, head.dice_bone))
-        if pictures is not None and subject == subjects[0]:
-            picture(pair, made, pictures / f"{subject.name}-{model.name}.png")
+        kept = out / f"{subject.name}-{model.name}.json"
+        drawn = pictures is not None and subject == subjects[0]
+        if drawn or not kept.is_file():
+            mr = read_volume(subject / "mr.nii.gz", Role.MR)
+            pair = PhantomPair(mr, read_volume(subject / "ct.nii.gz", Role.CT))
+            made = network.synthesize({Role.MR: mr}, Progress())
+            values = figures(pair, mr, made)
+            head, skull = values.row("head"), values.row("skull")
+            kept.write_text(json.dumps([head.mae_hu, skull.mae_hu, head.dice_bone]))
+            if drawn and pictures is not None:
+                picture(pair, made, pictures / f"{subject.name}-{model.name}.png")
+        found.append(tuple(json.loads(kept.read_text())))
     return found
 
 
@@ -129,8 +134,8 @@ def main() -> None:
         refined = trained("paper1-transfer-small", arguments.refine, children, folder, fold, init)
         test = json.loads((folder / SPLIT_FILE).read_text())["test"]
         subjects = [children / name for name in test]
-        before += errors(first, subjects, arguments.pictures)
-        after += errors(refined, subjects, arguments.pictures)
+        before += errors(first, subjects, out / "figures", arguments.pictures)
+        after += errors(refined, subjects, out / "figures", arguments.pictures)
     print(
         f"Simulated children, N = {len(before)} in {FOLDS} folds; network trained on "
         f"{arguments.adults} simulated adults in {arguments.steps} steps, refined in "
