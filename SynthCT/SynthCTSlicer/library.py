@@ -106,7 +106,7 @@ def models(task):
 
 
 def _weights_bytes(card):
-    files = [card.file(name) for name in card.architecture.settings.get("weights", ())]
+    files = [card.file(name) for name in card.files if name.endswith(".safetensors")]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -131,15 +131,12 @@ def card_html(card):
     def origin(simulated):
         return "simulated" if simulated else "real"
 
-    def figures(measurement):
-        return ", ".join(escape(figure_text(k, v)) for k, v in measurement.figures.items())
-
     data = [
         f"{escape(d.name)}: {d.subjects} subjects, {origin(d.simulated)}"
         for d in card.training_data
     ]
     accuracy = [
-        f"{escape(m.data)} (N = {m.subjects}, {origin(m.simulated)}): {figures(m)}"
+        f"{escape(m.data)} (N = {m.subjects}, {origin(m.simulated)}): {escape(m.text)}"
         for m in card.measured_accuracy
     ]
     parts = [
@@ -149,17 +146,6 @@ def card_html(card):
         _list("Limits", [escape(limit) for limit in card.limits]),
     ]
     return "".join(parts)
-
-
-def figure_text(key, value):
-    """A figure of a card for people: head_mae_hu 133.6 is "head MAE 133.6 HU"."""
-    words = key.split("_")
-    unit = {"hu": " HU", "percent": " %"}.get(words[-1], "")
-    words = words[:-1] if unit else words
-    short = {"mu": "µ", "rmae": "rMAE"}
-    upper = {"mae", "rmse", "me", "ssim", "psnr"}
-    text = " ".join(short.get(w, w.upper() if w in upper else w) for w in words)
-    return f"{text} {value:g}{unit}"
 
 
 def _list(title, lines):

@@ -57,8 +57,7 @@ def show(
     typer.echo("Measured")
     for measured in card.measured_accuracy:
         kind = "simulated" if measured.simulated else "real"
-        figures = ", ".join(f"{k} {v:g}" for k, v in measured.figures.items())
-        typer.echo(f"  {measured.data}, N = {measured.subjects}, {kind}: {figures}")
+        typer.echo(f"  {measured.data}, N = {measured.subjects}, {kind}: {measured.text}")
     typer.echo("Limits")
     for limit in card.limits:
         typer.echo(f"  {limit}")

@@ -50,6 +50,28 @@ class Measurement(_Part):
     figures: dict[str, float]
     command: str
 
+    @property
+    def text(self) -> str:
+        """The figures for people: head_mae_hu 100 is "head MAE 100 HU"."""
+        return ", ".join(_figure_text(key, value) for key, value in self.figures.items())
+
+
+_UNITS = {"hu": " HU", "percent": " %", "suv": " SUV", "db": " dB", "mm": " mm"}
+_WORDS = {
+    **{word: word.upper() for word in ("mae", "rmse", "me", "ssim", "psnr", "dsc", "fcn", "gan")},
+    "mu": "µ",
+    "rmae": "rMAE",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+}
+
+
+def _figure_text(key: str, value: float) -> str:
+    words = key.split("_")
+    unit = _UNITS.get(words[-1], "")
+    words = words[:-1] if unit else words
+    return f"{' '.join(_WORDS.get(w, w) for w in words)} {value:g}{unit}"
+
 
 class ModelCard(_Part):
     """The card beside a model's weights (``card.yaml``). An unknown key is an error."""

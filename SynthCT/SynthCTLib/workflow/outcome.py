@@ -134,8 +134,7 @@ def card_facts(card: ModelCard) -> dict[str, str | tuple[str, ...]]:
             for d in card.training_data
         ),
         "Measured accuracy": tuple(
-            f"{m.data}, N = {m.subjects}, {origin(m.simulated)}: "
-            + ", ".join(f"{name} {value:g}" for name, value in m.figures.items())
+            f"{m.data}, N = {m.subjects}, {origin(m.simulated)}: {m.text}"
             for m in card.measured_accuracy
         ),
         "Limits": card.limits,

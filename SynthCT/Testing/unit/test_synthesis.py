@@ -17,7 +17,7 @@ from SynthCTLib.progress import Progress
 from SynthCTLib.resources import resource
 from SynthCTLib.synthesis import registry
 from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer, LocalCorrelation
-from SynthCTLib.synthesis.card import read_card
+from SynthCTLib.synthesis.card import Measurement, read_card
 from SynthCTLib.synthesis.registry import Machine, find_card, list_models, open_model, verify
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import Synthesis
@@ -254,3 +254,11 @@ def test_below_a_cut_nothing_is_known_but_below_skin_there_is_air() -> None:
     assert known[1, 2, 8] == 0  # below the cut
     assert known[5, 2, 8] == 1
     assert known[9, 2, 8] == 1  # air above the head
+
+
+def test_measured_figures_are_told_in_words_with_their_units() -> None:
+    figures = {"head_mae_hu": 100.0, "mu_rmae_percent": 6.7, "bone_dice": 0.859, "psnr_db": 31.2}
+    measured = Measurement(data="d", subjects=3, simulated=True, figures=figures, command="c")
+    assert measured.text == "head MAE 100 HU, µ rMAE 6.7 %, bone Dice 0.859, PSNR 31.2 dB"
+    body = measured.model_copy(update={"figures": {"mae_suv": 0.5, "false_lesions_per_scan": 2.25}})
+    assert body.text == "MAE 0.5 SUV, false lesions per scan 2.25"
