@@ -44,12 +44,11 @@ from SynthCTLib.metrics.uptake import LEAST_LESION_ML, SUV_RANGE, uptake_figures
 from SynthCTLib.physics.mumap import hu_to_mu
 from SynthCTLib.physics.pet_effect import pet_effect
 from SynthCTLib.progress import Progress
-from SynthCTLib.synthesis.blending import blended
 from SynthCTLib.synthesis.card import read_card
 from SynthCTLib.synthesis.fusion import Fusion, fused
 from SynthCTLib.synthesis.registry import Machine, build_model
 from SynthCTLib.synthesis.triplanar import SliceModel, TriplanarSynthesizer
-from SynthCTLib.synthesis.virtual_pet import MASK_SUV
+from SynthCTLib.synthesis.virtual_pet import VirtualPetSettings, mixed
 from SynthCTLib.synthesis.working_view import WorkingView, view_of
 from SynthCTLib.training.pairs import split_of
 from SynthCTLib.training.recipe import Recipe, read_recipe
@@ -65,7 +64,8 @@ from SynthCTLib.training.slices import (
 from SynthCTLib.volume import Role, Volume
 
 Array = npt.NDArray[np.float32]
-FROC_SUV = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+# Below 1.5 SUV what is called hot runs together, and false parts become fewer.
+FROC_SUV = (1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 UNIFORM_HU = 40.0
 TISSUES_HU = {"fat": (-150.0, -50.0), "muscle": (0.0, 100.0), "bone": (300.0, 3000.0)}
 PICTURES = 3
@@ -266,8 +266,8 @@ def ct_to_pet(arguments: argparse.Namespace) -> None:
         for case in fcn.cases(fold):
             hot = models[0].answer(case.work, Progress()).values
             looks = models[1].answer(case.work, Progress()).values
-            low, high = SUV_RANGE
-            both = blended(hot, looks, hot > MASK_SUV).clip(low, high)
+            settings = VirtualPetSettings(models[0].settings, models[1].settings)
+            both, _ = mixed(hot, looks, case.work.region, settings)
             outline = case.outline("pet")
             answers = (hot, looks, both, np.full_like(hot, middle))
             for name, values in zip(names, answers, strict=True):
@@ -280,16 +280,16 @@ def ct_to_pet(arguments: argparse.Namespace) -> None:
             )
             if fold == 1 and len(pictures) < PICTURES:
                 z = hottest(case.target, case.region)
-                pet = (0.0, 6.0)
+                pet, body = (0.0, 6.0), case.work.region[z]
                 pictures.append(
                     (
                         case.subject.name,
                         [
                             ("CT", case.work.mr[z], (-160.0, 240.0), "gray"),
                             ("FDG PET", case.target.array[z], pet, "gray_r"),
-                            ("FCN", hot[z], pet, "gray_r"),
-                            ("conditional GAN", looks[z], pet, "gray_r"),
-                            ("blend", both[z], pet, "gray_r"),
+                            ("FCN", body * hot[z], pet, "gray_r"),
+                            ("conditional GAN", body * looks[z], pet, "gray_r"),
+                            ("blend", body * both[z], pet, "gray_r"),
                         ],
                     )
                 )
@@ -527,7 +527,7 @@ def mr_to_pet(arguments: argparse.Namespace) -> None:
                             ("FDG PET", case.target.array[z], (0.0, top), "gray_r"),
                         ],
                     )
-                    panels.append((name, values[z], (0.0, top), "gray_r"))
+                    panels.append((name, case.work.region[z] * values[z], (0.0, top), "gray_r"))
     baseline = [
         slice_likeness(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j
     ]

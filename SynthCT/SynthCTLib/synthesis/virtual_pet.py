@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from SynthCTLib.progress import Progress
@@ -29,6 +31,7 @@ from SynthCTLib.synthesis.triplanar import (
 )
 from SynthCTLib.volume import Role, Volume
 
+Array = npt.NDArray[np.float32]
 MASK_SUV = 2.5  # Paper 3, section 2.4: malignant tumours usually exceed it
 
 
@@ -72,10 +75,7 @@ class VirtualPetSynthesizer:
         lesions = fcn.answer(work, progress.within("FCN", 0.35))
         looks = gan.answer(work, progress.within("Conditional GAN", 0.35))
         progress.stage("Blending", 0.1)
-        mask = lesions.values > settings.mask_suv
-        values = blended(lesions.values, looks.values, mask, settings.levels).clip(
-            min=settings.fcn.output.low, max=settings.fcn.output.high
-        )
+        values, mask = mixed(lesions.values, looks.values, work.region, settings)
         facts = {
             "fcn": dict(lesions.facts),
             "gan": dict(looks.facts),
@@ -86,6 +86,20 @@ class VirtualPetSynthesizer:
         return onto_input(
             self.card, asdict(settings), source, work, Answer(values, None, facts), progress
         )
+
+
+def mixed(
+    hot: Array, looks: Array, body: npt.NDArray[np.bool_], settings: VirtualPetSettings
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """The FCN's and the GAN's answer (SUV) as one, and the mask by which they were blended.
+
+    Both are taken as 0 outside the body: what a network says there was never asked for, and the
+    coarse levels of the pyramids would carry it inside.
+    """
+    inner, outer = (np.where(body, values, np.float32(0)) for values in (hot, looks))
+    mask = inner > settings.mask_suv
+    output = settings.fcn.output
+    return blended(inner, outer, mask, settings.levels).clip(output.low, output.high), mask
 
 
 def build(card: ModelCard, machine: Machine) -> VirtualPetSynthesizer:

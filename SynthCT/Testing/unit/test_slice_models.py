@@ -32,7 +32,7 @@ from SynthCTLib.synthesis.own_models import import_model
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesis
 from SynthCTLib.synthesis.triplanar import SliceModel, TriplanarSettings, TriplanarSynthesizer
-from SynthCTLib.synthesis.virtual_pet import VirtualPetSettings, VirtualPetSynthesizer
+from SynthCTLib.synthesis.virtual_pet import VirtualPetSettings, VirtualPetSynthesizer, mixed
 from SynthCTLib.volume import Role, Unit, Volume, sha256_of
 from SynthCTLib.workflow.finished import FinishedJob
 
@@ -319,13 +319,30 @@ def test_the_fcn_is_taken_where_it_is_hot_and_the_gan_elsewhere(
     assert answer.facts["mask_ml"] > 10
     assert answer.uncertainty is None
     work = synthesizer.settings.place.view(ct)
-    lesions = synthesizer.models[0].answer(work, Progress()).values
-    looks = synthesizer.models[1].answer(work, Progress()).values
+    lesions, looks = (
+        np.where(work.region, m.answer(work, Progress()).values, 0).astype("f4")
+        for m in synthesizer.models
+    )
     expected = np.where(work.kept, blended(lesions, looks, lesions > 2.5).clip(0, 20), 0)
     np.testing.assert_allclose(
         answer.volume.array, work.onto_input(expected.astype("f4"), 0.0, cubic=True), atol=1e-5
     )
     assert answer.volume.array.max() > 10
+
+
+def test_what_a_network_says_outside_the_body_does_not_reach_inside() -> None:
+    body = np.zeros((2, 64, 64), bool)
+    body[:, 16:48, 16:48] = True
+    hot, looks = np.full(body.shape, 1.0, "f4"), np.full(body.shape, 0.5, "f4")
+    hot[:, 28:36, 28:36] = 6.0
+    settings = TypeAdapter(VirtualPetSettings).validate_python(
+        {part: {"network": "none", "weights": ["w"], "output": SUV} for part in ("fcn", "gan")}
+    )
+    clean, mask = mixed(np.where(body, hot, 0), np.where(body, looks, 0), body, settings)
+    wild, again = mixed(np.where(body, hot, 20), np.where(body, looks, 20), body, settings)
+    np.testing.assert_array_equal(wild, clean)
+    np.testing.assert_array_equal(again, mask)
+    assert mask.sum() == 2 * 8 * 8
 
 
 def test_without_anything_hot_the_gan_alone_is_seen(patient: dict[Role, Volume]) -> None:
