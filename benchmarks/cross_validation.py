@@ -5,9 +5,10 @@
 ``--folds`` may hold a folder ``fold-K`` for each fold that was trained (``synthct train RECIPE
 --fold K -o DIR/fold-K --examples DIR``). Each subject of a fold's test part is predicted by that
 fold's model and compared with its CT, registered and counted as in training: inside the body that
-the CT shows, where both images were scanned. Two further columns say what is possible without a
-network: the median HU of the training part everywhere, and a table from intensity to HU made from
-the subject's own CT.
+the CT shows, where both images were scanned. Three further columns say what is possible without a
+network: the median HU of the training part everywhere; a table from intensity to HU made from the
+subject's own CT; and how far the CT is from itself without noise (a median over 3 voxels), which
+no answer to an MR can go below.
 
 OUT holds the CTs and ``manifest.csv``, whose tables with confidence intervals (Paper 1, table 2)
 and paired tests between methods are made by
@@ -32,6 +33,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from monai.data import PersistentDataset
 from pydantic import TypeAdapter
+from scipy import ndimage
 
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.imaging.grids import Interpolator, isotropic_grid, resample, to_lps
@@ -69,6 +71,7 @@ FIGURES = (
     ("PCC", "pearson", 3),
 )
 BODY_FIGURES = ("mae_hu", "mu_rmae_percent", "psnr_db", "mssim_paper_2", "pearson")
+BOUNDS = ("one_value", "own_table", "noise")
 LOOKED_UP = 64  # bins of the table from intensity to HU
 
 
@@ -123,15 +126,20 @@ def figures(ct: Volume, made: Volume, body: Volume) -> dict[str, float]:
 
 def without_a_network(
     mr: npt.NDArray[np.float32], ct: npt.NDArray[np.float32], body: npt.NDArray[np.bool_], hu: float
-) -> tuple[float, float]:
-    """MAE (HU) of one value everywhere, and of the best table from the subject's own intensity."""
+) -> dict[str, float]:
+    """MAE (HU) of one value, of the best table from the subject's own intensity, of the noise."""
     values, wanted = mr[body], ct[body]
     edges = np.quantile(values, np.linspace(0, 1, LOOKED_UP + 1)[1:-1])
     bins = np.digitize(values, edges)
     table = np.zeros(LOOKED_UP)
     for index in np.unique(bins):
         table[index] = np.median(wanted[bins == index])
-    return float(np.abs(wanted - hu).mean()), float(np.abs(wanted - table[bins]).mean())
+    smooth = ndimage.median_filter(ct, 3)[body]
+    return {
+        "one_value": float(np.abs(wanted - hu).mean()),
+        "own_table": float(np.abs(wanted - table[bins]).mean()),
+        "noise": float(np.abs(wanted - smooth).mean()),
+    }
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -145,14 +153,17 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     heads = [title for title, _, _ in FIGURES]
-    print("| fold | N | " + " | ".join(heads) + " | one value, MAE | own table, MAE |")
-    print("|---" * (len(heads) + 4) + "|")
+    print("| fold | N | " + " | ".join(heads) + " | one value, MAE | own table, MAE | noise, MAE |")
+    print("|---" * (len(heads) + 5) + "|")
     folds = sorted({row["fold"] for row in rows})
     for fold in [*folds, None]:
         chosen = [row for row in rows if fold is None or row["fold"] == fold]
         cells = [spread([row[key] for row in chosen], digits) for _, key, digits in FIGURES]
-        cells += [spread([row[key] for row in chosen], 1) for key in ("one_value", "own_table")]
+        cells += [spread([row[key] for row in chosen], 1) for key in BOUNDS]
         print(f"| {'all' if fold is None else fold} | {len(chosen)} | {' | '.join(cells)} |")
+    digits_of = {key: digits for _, key, digits in FIGURES} | dict.fromkeys(BOUNDS, 1)
+    middles = [f"{np.nanmedian([r[key] for r in rows]):.{d}f}" for key, d in digits_of.items()]
+    print(f"| all, median | {len(rows)} | {' | '.join(middles)} |")
 
 
 def trained(folds: Path, fold: int, split: Split, recipe: Recipe) -> Synthesizer | None:
@@ -167,19 +178,21 @@ def trained(folds: Path, fold: int, split: Split, recipe: Recipe) -> Synthesizer
     return build_model(read_card(model, model), Machine())
 
 
-def picture(rows: Sequence[tuple[str, Volume, Volume, Volume]], path: Path) -> None:
-    """MR, CT and synthetic CT of some subjects: the slice with most bone."""
+def picture(rows: Sequence[tuple[str, Volume, Volume, Volume, Volume]], path: Path) -> None:
+    """MR, CT and synthetic CT of some subjects: the slice with most bone that was compared."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(len(rows), 4, figsize=(12, 3 * len(rows)), squeeze=False)
-    for line, (name, mr, ct, made) in zip(axes, rows, strict=True):
-        z = int((ct.array >= BONE_HU).sum(axis=(1, 2)).argmax())
+    for line, (name, mr, ct, made, body) in zip(axes, rows, strict=True):
+        inside = body.array > 0
+        z = int((inside & (ct.array >= BONE_HU)).sum(axis=(1, 2)).argmax())
+        error = np.where(inside, made.array - ct.array, 0)[z]
         panels: tuple[tuple[str, Any, dict[str, Any]], ...] = (
             (f"{name}: MR", mr.array[z], {"cmap": "gray"}),
             ("CT", ct.array[z], {"cmap": "gray", "vmin": -200, "vmax": 900}),
             ("synthetic CT", made.array[z], {"cmap": "gray", "vmin": -200, "vmax": 900}),
-            ("difference", (made.array - ct.array)[z], {"cmap": "RdBu", "vmin": -500, "vmax": 500}),
+            ("difference", error, {"cmap": "RdBu", "vmin": -500, "vmax": 500}),
         )
         for axis, (title, image, how) in zip(line, panels, strict=True):
             axis.imshow(image, **how)
@@ -227,8 +240,8 @@ def main() -> None:
             pair = prepared(subjects[name], settings, recipe, arguments.examples)
             mr, ct, body = reference_of(subjects[name], pair, settings.spacing_mm)
             fine = resample(mr, ct.grid)
-            one, own = without_a_network(fine.array, ct.array, body.array > 0, middle)
-            row = {"subject": name, "fold": fold, "one_value": one, "own_table": own}
+            bounds = without_a_network(fine.array, ct.array, body.array > 0, middle)
+            row: dict[str, Any] = {"subject": name, "fold": fold, **bounds}
             if model is None:
                 rows.append({**row, **{key: np.nan for _, key, _ in FIGURES}})
                 continue
@@ -244,7 +257,7 @@ def main() -> None:
                 write_volume(volume, out / file)
                 line[key] = file
             lines.append(line)
-            drawn.append((name, fine, ct, seen))
+            drawn.append((name, fine, ct, seen, body))
         if drawn and arguments.pictures:
             picture(drawn[: arguments.pictures], out / f"fold-{fold}.png")
     if lines:
