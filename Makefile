@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt tools/environment.py
 demo: $(STAMP)
 	$(BIN)/synthct run --mr $(SAMPLES)/child_3y_t1.nii.gz -o demo/head --overwrite
 	$(BIN)/synthct run --mr $(SAMPLES)/STS_014/mr.nii.gz --reference-ct $(SAMPLES)/STS_014/ct.nii.gz \
-	    --model uniform-body -o demo/limb --overwrite
+	    --model limb-mr-ct -o demo/limb --overwrite
 	@echo
 	@echo "Look at these in a browser:"
 	@echo "  demo/head/report.html   pseudo-CT and µ-map of the head of a 3-year-old"
