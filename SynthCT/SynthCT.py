@@ -39,7 +39,7 @@ class SynthCT(ScriptedLoadableModule):
             "<li>Press <i>Load the sample</i>, or drop an MR (and a CT of the same patient) on the "
             "panel. Red lines say why a volume cannot be used.</li>"
             "<li>Choose the task and a model, and read its card. The sample is a thigh: choose "
-            "<i>uniform-body</i>.</li>"
+            "<i>limb-mr-ct</i> (or <i>uniform-body</i>, the quick baseline without bone).</li>"
             "<li>Press <i>Run</i>. Slicer stays usable; <i>Cancel</i> stops at once.</li>"
             "<li>Look: <i>One row</i> shows MR, reference, synthetic CT and difference linked. "
             "A click in <i>Worst places</i> goes there.</li>"

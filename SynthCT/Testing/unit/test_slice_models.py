@@ -380,12 +380,12 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     hu = {"scale": 1000.0, "offset": 0.0, "low": -1000.0, "high": 2000.0}
     contents = {
-        "mr2pet": (
+        "my-mr2pet": (
             "mr-to-pet",
             "triplanar",
             {**pix2pix, "weights": ["gan.safetensors"], "working_mm": 5.0},
         ),
-        "vq-triplanar": (
+        "my-vq": (
             "nac-pet-to-ct",
             "triplanar",
             {
@@ -397,7 +397,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "working_mm": 5.0,
             },
         ),
-        "virtual-pet": (
+        "my-virtual-pet": (
             "ct-to-pet",
             "virtual_pet",
             {
@@ -417,11 +417,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (task, family, settings) in contents.items():
         place = folder / name
         place.mkdir()
-        if name == "vq-triplanar":
+        if name == "my-vq":
             write_weights(place, "vq.safetensors", "vq_model", vq)
         else:
             write_weights(place, "gan.safetensors", "pix2pix_unet", PIX2PIX)
-        if name == "virtual-pet":
+        if name == "my-virtual-pet":
             write_weights(place, "fcn.safetensors", "fcn4s", fcn)
         files = {p.name: sha256_of(p) for p in sorted(place.iterdir())}
         content = card(task, family, settings) | {"name": name, "files": files}
@@ -442,7 +442,7 @@ def run(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize(
-    ("option", "role", "name"), [("--mr", "mr", "mr2pet"), ("--ct", "ct", "virtual-pet")]
+    ("option", "role", "name"), [("--mr", "mr", "my-mr2pet"), ("--ct", "ct", "my-virtual-pet")]
 )
 def test_a_pet_is_made_by_the_name_of_the_model(
     option: str,
@@ -478,7 +478,7 @@ def test_a_ct_is_made_of_a_nac_pet_with_its_mu_map(
     files: dict[str, Path], models_dir: Path, tmp_path: Path
 ) -> None:
     code = run(
-        "--pet-nac", files["nac_pet"], "--model", "vq-triplanar", "--models", models_dir,
+        "--pet-nac", files["nac_pet"], "--model", "my-vq", "--models", models_dir,
         "-o", tmp_path / "job", "--quiet",
     )  # fmt: skip
     assert code == 0
@@ -508,7 +508,7 @@ def test_a_pet_in_bq_per_ml_given_as_suv_is_refused(
     pet = patient[Role.PET]
     plain = sitk.Image(pet.image) * 5000.0
     sitk.WriteImage(plain, str(tmp_path / "bq.nii.gz"))
-    given = ("--ct", files["ct"], "--model", "virtual-pet", "--models", models_dir)
+    given = ("--ct", files["ct"], "--model", "my-virtual-pet", "--models", models_dir)
     told = refused(capsys, tmp_path / "a", *given, "--reference-pet", tmp_path / "bq.nii.gz")
     assert "Bq/ml" in told
     write_volume(pet.with_image(plain, unit=Unit.BQ_PER_ML), tmp_path / "said.nii.gz")
@@ -527,7 +527,7 @@ def test_a_pet_series_without_what_suv_needs_is_refused_by_the_tag(
     layout = Layout.regular(6, 4.0, centre, spacing=(4.0, 4.0), tags={"Units": "BQML"})
     write_series(tmp_path / "series", stored, layout, "PT")
     told = refused(
-        capsys, tmp_path / "job", "--ct", files["ct"], "--model", "virtual-pet", "--models",
+        capsys, tmp_path / "job", "--ct", files["ct"], "--model", "my-virtual-pet", "--models",
         models_dir, "--reference-pet", tmp_path / "series",
     )  # fmt: skip
     assert "SUV" in told
@@ -544,7 +544,7 @@ def test_a_pet_that_lies_elsewhere_is_refused(
     image.SetOrigin((1500.0, 0.0, 0.0))
     write_volume(patient[Role.PET].with_image(image), tmp_path / "far.nii.gz")
     told = refused(
-        capsys, tmp_path / "job", "--ct", files["ct"], "--model", "virtual-pet", "--models",
+        capsys, tmp_path / "job", "--ct", files["ct"], "--model", "my-virtual-pet", "--models",
         models_dir, "--reference-pet", tmp_path / "far.nii.gz",
     )  # fmt: skip
     assert "do not meet" in told
@@ -557,7 +557,7 @@ def test_a_reference_of_the_wrong_kind_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = refused(
-        capsys, tmp_path / "a", "--mr", files["mr"], "--model", "mr2pet", "--models", models_dir,
+        capsys, tmp_path / "a", "--mr", files["mr"], "--model", "my-mr2pet", "--models", models_dir,
         "--reference-ct", files["ct"],
     )  # fmt: skip
     assert "no reference" in told
@@ -575,12 +575,12 @@ def test_a_model_of_another_task_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = refused(
-        capsys, tmp_path / "a", "--ct", files["ct"], "--model", "mr2pet", "--models", models_dir
+        capsys, tmp_path / "a", "--ct", files["ct"], "--model", "my-mr2pet", "--models", models_dir
     )
-    assert "mr2pet does mr-to-pet" in told
+    assert "my-mr2pet does mr-to-pet" in told
 
 
-@pytest.mark.parametrize("name", ["mr2pet", "virtual-pet", "vq-triplanar"])
+@pytest.mark.parametrize("name", ["my-mr2pet", "my-virtual-pet", "my-vq"])
 def test_such_models_are_imported_with_all_their_weights(
     name: str, models_dir: Path, tmp_path: Path
 ) -> None:
@@ -593,7 +593,7 @@ def test_such_models_are_imported_with_all_their_weights(
     content = yaml.safe_load((broken / "card.yaml").read_text())
     place = content["architecture"]["settings"]
     place = place.get("gan", place)
-    place["network_settings"] = {"channels": [4, 8]} if name != "vq-triplanar" else {"codes": 9}
+    place["network_settings"] = {"channels": [4, 8]} if name != "my-vq" else {"codes": 9}
     (broken / "card.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(MissingModel):
         import_model(broken, "other", tmp_path)
@@ -606,11 +606,11 @@ def test_two_trained_networks_are_joined_to_a_virtual_pet(
     def trained(kind: str, name: str, place: dict[str, Any], task: str = "ct-to-pet") -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        both = yaml.safe_load((models_dir / "virtual-pet/card.yaml").read_text())
+        both = yaml.safe_load((models_dir / "my-virtual-pet/card.yaml").read_text())
         settings = both["architecture"]["settings"][kind] | place
         (file,) = settings["weights"]
         (folder / "weights.safetensors").write_bytes(
-            (models_dir / "virtual-pet" / file).read_bytes()
+            (models_dir / "my-virtual-pet" / file).read_bytes()
         )
         settings["weights"] = ["weights.safetensors"]
         files = {"weights.safetensors": sha256_of(folder / "weights.safetensors")}
