@@ -43,7 +43,7 @@ def models_folder() -> Path:
 
 
 def list_models(task: Task | None = None, models_dir: Path | None = None) -> tuple[ModelCard, ...]:
-    """The cards of all models, or of one task, the task's default first, then by name.
+    """The cards of all models, or of one task: by task, its default first, then by name.
 
     ``models_dir``: the user's own models, or None. Raises MissingModel when one of them has the
     name of a shipped model, or a card is wrong.
@@ -59,7 +59,8 @@ def list_models(task: Task | None = None, models_dir: Path | None = None) -> tup
             )
         cards.append(card)
     chosen = [c for c in cards if task is None or c.task == task]
-    return tuple(sorted(chosen, key=lambda c: (c.task, not c.default, c.name)))
+    tasks = tuple(Task)
+    return tuple(sorted(chosen, key=lambda c: (tasks.index(c.task), not c.default, c.name)))
 
 
 def find_card(name: str, models_dir: Path | None = None) -> ModelCard:

@@ -41,12 +41,17 @@ def head() -> Volume:
 # Cards and registry
 
 
-def test_every_shipped_model_is_sound_and_one_is_the_default() -> None:
+def test_every_shipped_model_is_sound_and_one_of_each_task_is_its_default() -> None:
     cards = list_models()
     assert {c.name for c in cards} >= {"atlas-fusion", "atlas-affine", "uniform-body"}
     for card in cards:
         verify(card)
-    assert [c.name for c in cards if c.default] == ["head-unet"]
+    assert [(c.task, c.name) for c in cards if c.default] == [
+        (Task.MR_TO_CT, "head-unet"),
+        (Task.NAC_PET_TO_CT, "vq-triplanar"),
+        (Task.CT_TO_PET, "virtual-pet"),
+        (Task.MR_TO_PET, "mr2pet"),
+    ]
     assert list_models(Task.MR_TO_CT)[0].default
 
 
