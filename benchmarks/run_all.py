@@ -1,8 +1,9 @@
-"""Every benchmark in turn: the tables that docs/benchmarks.md holds.
+"""The benchmarks that need no trained folds, in turn: tables that docs/benchmarks.md holds.
 
     python benchmarks/run_all.py --data-pack DIR
 
-About two hours on two cores. Each script can be run alone; see its docstring.
+It takes hours on two cores. Each script can be run alone; see its docstring. Those of trainings
+(cross_validation, pet_models, paper2, transfer, vq_configurations) need what was trained first.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ NEED_NO_PACK = {
     "metrics_agreement.py",
     "metrics_speed.py",
     "panel.py",
+    "projector.py",
 }
 SCRIPTS = (
     "registration.py",
     "atlas_methods.py",
+    "head_model.py",
+    "head_model_speed.py",
     "run_heads.py",
     "geometry.py",
     "table_removal.py",
@@ -36,6 +40,7 @@ SCRIPTS = (
     "metrics_agreement.py",
     "cohort.py",
     "fdg_uptake.py",
+    "projector.py",
 )
 
 

@@ -8,15 +8,14 @@ differs with age, state and disease. What no network can know from the MR is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.phantom.fields import blur, smooth_field, stream
-from SynthCTLib.phantom.pair import Purpose, whole_numbers
-from SynthCTLib.phantom.render import by_tissue, compose, tissues_of
+from SynthCTLib.phantom.pair import Purpose, composed
+from SynthCTLib.phantom.render import by_tissue
 from SynthCTLib.phantom.tissues import Tissue
 from SynthCTLib.physics.fdg import BONE_SUV, FAT_SUV, MUSCLE_SUV
 from SynthCTLib.volume import Role, Step, Unit, Volume
@@ -84,13 +83,9 @@ def make_fdg(
     gives the same bits on the same device. Raises InputError as ``make_pair``.
     """
     options = options or UptakeOptions()
-    if seed < 0:
-        raise InputError(f"The seed is {seed}: give a whole number that is not negative.")
-    canonical = to_lps(labels)
+    canonical, tissues = composed(labels, seed, device)
     anatomy = canonical.volume
     spacing_mm = anatomy.grid.spacing_mm
-    tissues = tissues_of(torch.from_numpy(whole_numbers(anatomy)).to(device))
-    tissues = compose(tissues, spacing_mm, stream(seed, Purpose.COMPOSITION, device))
     table = torch.tensor([UPTAKE_SUV[t] for t in Tissue], device=device)
     chance = stream(seed, Purpose.PET, device)
     whole = 1 + options.between_subjects * torch.randn((), generator=chance, device=device)
@@ -102,7 +97,7 @@ def make_fdg(
     noise = options.noise * (NOISE_MM**3 / anatomy.grid.voxel_mm3) ** 0.5
     grain = torch.randn(suv.shape, generator=chance, device=device)
     suv = blur(suv * (1 + noise * grain), options.fwhm_mm, spacing_mm)
-    step = Step("phantom_fdg", {"seed": seed, **vars(options)})
+    step = Step("phantom_fdg", {"seed": seed, **asdict(options)})
     made = anatomy.with_array(
         suv.clamp(min=0.0).cpu().numpy(), role=Role.PET, unit=Unit.SUV, step=step
     )

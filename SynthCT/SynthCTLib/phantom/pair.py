@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.grids import to_lps
+from SynthCTLib.imaging.grids import Reoriented, to_lps
 from SynthCTLib.phantom.fields import stream
 from SynthCTLib.phantom.options import PhantomOptions
 from SynthCTLib.phantom.render import compose, render_ct, render_mr, tissues_of
@@ -47,13 +47,9 @@ def make_pair(
     the work is done in LPS order. Raises InputError for another role, for values that are not
     whole numbers, for labels that stand for no tissue and for a negative seed.
     """
-    if seed < 0:
-        raise InputError(f"The seed is {seed}: give a whole number that is not negative.")
-    canonical = to_lps(labels)
+    canonical, tissues = composed(labels, seed, device)
     anatomy = canonical.volume
     spacing_mm = anatomy.grid.spacing_mm
-    tissues = tissues_of(torch.from_numpy(whole_numbers(anatomy)).to(device))
-    tissues = compose(tissues, spacing_mm, stream(seed, Purpose.COMPOSITION, device))
     mr = render_mr(tissues, spacing_mm, options, stream(seed, Purpose.MR, device))
     ct = render_ct(tissues, spacing_mm, options, stream(seed, Purpose.CT, device))
 
@@ -66,6 +62,19 @@ def make_pair(
     return PhantomPair(volume(mr, Role.MR, Unit.ARBITRARY), volume(ct, Role.CT, Unit.HU))
 
 
+def composed(labels: Volume, seed: int, device: str) -> tuple[Reoriented, Tensor]:
+    """The label map in LPS order, and its tissues (z, y, x), the same for every image of a seed.
+
+    Raises InputError as ``make_pair`` does.
+    """
+    if seed < 0:
+        raise InputError(f"The seed is {seed}: give a whole number that is not negative.")
+    canonical = to_lps(labels)
+    tissues = tissues_of(torch.from_numpy(_whole_numbers(canonical.volume)).to(device))
+    spacing_mm = canonical.volume.grid.spacing_mm
+    return canonical, compose(tissues, spacing_mm, stream(seed, Purpose.COMPOSITION, device))
+
+
 def clean_labels(labels: Volume) -> Volume:
     """Remove what only noise can have put there: stray islands, and air in specks and threads.
 
@@ -75,7 +84,7 @@ def clean_labels(labels: Volume) -> Volume:
     is open to the outside stays as it is. Raises InputError as ``make_pair`` does, and when there
     is nothing but air.
     """
-    values = whole_numbers(labels)
+    values = _whole_numbers(labels)
     if not values.any():
         raise InputError("The label map holds nothing but air: choose one with a head in it.")
     values[_parts(values != 0, by_corners=True) > 1] = 0
@@ -111,7 +120,7 @@ def _fill(labels: npt.NDArray[np.int32], hole: npt.NDArray[np.bool_]) -> None:
         voxels = voxels[highest == 0]
 
 
-def whole_numbers(labels: Volume) -> npt.NDArray[np.int32]:
+def _whole_numbers(labels: Volume) -> npt.NDArray[np.int32]:
     """The labels as int32, refused unless they are a mask of whole numbers."""
     if labels.role != Role.MASK:
         raise InputError(
