@@ -21,7 +21,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from pet_models import Bench, Case, ct_row, in_planes, spread
+from cross_validation import spread
+from nac_pet_to_ct import ct_row, in_planes
+from pet_bench import Bench, Case
 from SynthCTLib.imaging.masks import body_contour
 from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
