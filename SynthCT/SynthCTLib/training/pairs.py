@@ -3,13 +3,15 @@
     data/subject/mr.nii.gz, ct.nii.gz [, mask.nii.gz]
 
 and the same a folder deeper, as the SynthRAD challenges lay out theirs (``data/brain/1BA001/``).
-Pairs are prepared once and kept by MONAI's persistent cache; patches are cut and mirrored by its
-random transforms, whose seed is the step. A network of two views sees the whole pair as well.
+Pairs are prepared once and kept by MONAI's persistent cache, and in memory as far as they fit;
+patches are cut and mirrored by its random transforms, whose seed is the step. A network of two
+views sees the whole pair as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -19,6 +21,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 from monai.data import PersistentDataset
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms import Compose, RandFlipd, RandWeightedCropd, SpatialPadd, Transform
 from pydantic import Field
 from scipy import ndimage
@@ -53,6 +56,7 @@ from SynthCTLib.volume import AIR_HU, Grid, Role, Volume, sha256_of
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 Count = Annotated[int, Field(ge=1)]
+HELD_BYTES = 2 << 30  # of prepared pairs in memory; the others are read again for every patch
 
 # A limb lies in the second scanner much as in the first; what bends is followed afterwards.
 RIGID = RigidOptions(
@@ -219,6 +223,19 @@ class PairSource:
                 progress.note(f"Subject {split.train[index]}: {fallback}")
             progress.update((index + 1) / whole, split.train[index])
         self._random = self._patches()
+        self._held: dict[int, Mapping[str, Any]] = {}
+        self._held_bytes = 0
+
+    def _pair(self, index: int) -> Mapping[str, Any]:
+        """A prepared pair of the training part, from memory or from the disk."""
+        if index in self._held:
+            return self._held[index]
+        pair: Mapping[str, Any] = self._pairs[index]
+        size = sum(getattr(value, "nbytes", 0) for value in pair.values())
+        if self._held_bytes + size <= HELD_BYTES:
+            self._held[index] = pair
+            self._held_bytes += size
+        return pair
 
     def _prepare(self, index: int) -> None:
         """Fill the cache; MONAI wraps what a transform raises."""
@@ -242,7 +259,7 @@ class PairSource:
             epoch, place = divmod(number, len(self._pairs))
             order = np.random.default_rng((self.seed, rank, epoch)).permutation(len(self._pairs))
             draw = (self.seed * 1_000_003 + number * 64 + rank) % 2**32
-            pair = self._varied(self._pairs[int(order[place])], draw)
+            pair = self._varied(self._pair(int(order[place])), draw)
             if self.overviews:
                 whole = whole_volume(pair, self.settings.patch)
                 corner = self._corner(whole, np.random.default_rng(draw))
@@ -251,7 +268,8 @@ class PairSource:
                 corners.append(corner)
             else:
                 self._random.set_random_state(seed=draw)
-                drawn.append(self._random(pair)[0])
+                with _plain_tensors():
+                    drawn.append(self._random(pair)[0])
         images, hu, weights, *residue = (
             torch.stack([torch.as_tensor(d[key]) for d in drawn]).float().to(self.device)
             for key in self._keys
@@ -312,6 +330,17 @@ class PairSource:
                 *(RandFlipd(keys, prob=0.5, spatial_axis=axis[a]) for a in self.settings.mirror),
             ]
         )
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """MONAI's transforms without their record of where a voxel came from, which nothing reads."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def whole_volume(pair: Mapping[str, Any], patch: Corner) -> dict[str, Tensor]:

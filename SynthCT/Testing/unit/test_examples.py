@@ -398,6 +398,26 @@ def test_patches_of_pairs_belong_together(pairs: Path, tmp_path: Path) -> None:
     assert case.name == source.split.validation[0]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_pairs_that_do_not_fit_in_memory_give_the_same_patches_from_the_disk(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = pair_source(pairs, tmp_path)
+    first = held.batch(3)
+    for file in (tmp_path / "pairs").iterdir():
+        file.rename(file.with_suffix(".away"))  # what is held needs no file
+    assert torch.equal(held.batch(3).images, first.images)
+    for file in (tmp_path / "pairs").iterdir():
+        file.rename(file.with_suffix(".pt"))
+    monkeypatch.setattr("SynthCTLib.training.pairs.HELD_BYTES", 0)
+    read = pair_source(pairs, tmp_path)
+    assert torch.equal(read.batch(3).images, first.images)
+    assert torch.equal(read.batch(3).targets, first.targets)
+    assert not read._held
+    # A record of where each voxel came from would slow every step down, and nothing reads it.
+    assert type(first.images) is torch.Tensor
+
+
 def two_view_source(pairs: Path, cache: Path, **changes: object) -> PairSource:
     subjects = find_subjects(pairs)
     split = split_of(tuple(s.name for s in subjects), 3, 1, 0)
