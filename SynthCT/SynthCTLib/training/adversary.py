@@ -42,9 +42,9 @@ class Adversary:
         )
 
     def fool(self, batch: Batch, predicted: Tensor) -> Tensor:
-        """What the network is to make small: the distance of D(S) from real. ``predicted`` in HU.
+        """What the network is to make small: the distance of D(S) from real.
 
-        The discriminator gets no gradient from it.
+        ``predicted`` in HU or SUV. The discriminator gets no gradient from it.
         """
         wanted = [p for p in self.network.parameters() if p.requires_grad]
         for parameter in wanted:
@@ -96,7 +96,7 @@ class Adversary:
 
 
 def own_numbers(image: Tensor, weights: Tensor, output: OutputPart) -> Tensor:
-    """From HU to the network's numbers; the lowest of the range where there is no weight."""
+    """From HU or SUV to the network's numbers; the lowest of the range where there is no weight."""
     known = torch.where(weights > 0, image, image.new_tensor(output.low))
     return (known - output.offset) / output.scale
 

@@ -30,20 +30,21 @@ class Overviews:
 
 @dataclass(frozen=True)
 class Residue:
-    """An answer is ``gain`` times the network's plus ``base`` (HU); of the shape of the targets."""
+    """An answer is ``gain`` times the network's plus ``base`` (HU or SUV), shaped as targets."""
 
     gain: Tensor
     base: Tensor
 
-    def answer(self, hu: Tensor) -> Tensor:
-        """From what the network gives (HU) to the CT (HU)."""
-        return self.gain * hu + self.base
+    def answer(self, given: Tensor) -> Tensor:
+        """From what the network gives to the image wanted (both in HU, or in SUV)."""
+        return self.gain * given + self.base
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches: ``images`` (n, channels, z, y, x), ``targets`` (HU) and ``weights`` (n, 1, z, y, x).
+    """Patches: ``images`` (n, channels, z, y, x), ``targets`` and ``weights`` (n, 1, z, y, x).
 
+    Targets are in HU of a CT and in SUV of a PET.
     ``overviews`` is there for networks of two views, ``residue`` for those that learn what a prior
     lacks.
     """
@@ -57,7 +58,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Case:
-    """A whole volume to validate on: (channels, z, y, x), target (HU) and weights (z, y, x)."""
+    """A whole volume to validate on: (channels, z, y, x), target (HU or SUV), weights (z, y, x)."""
 
     name: str
     image: Tensor

@@ -1,7 +1,8 @@
 """The losses by name, each with its equation.
 
-Every loss takes the prediction p and the target t in HU, and weights w, all of shape
-(n, 1, z, y, x), and gives one number. Where w is 0 nothing is counted.
+Every loss takes the prediction p and the target t, in HU of a CT and in SUV of a PET, and weights
+w, all of shape (n, 1, z, y, x), and gives one number. Where w is 0 nothing is counted. Losses of
+bone are for CTs, ``suv_weighted_l2`` is for PETs.
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ def l1(
     bone_above_hu: float = 250.0,
     unit: float = HU_UNIT,
 ) -> Tensor:
-    """Mean absolute error in 1000 HU: sum v |p - t| / sum v, v = w (1 + b [t > h]).
+    """Mean absolute error: sum v |p - t| / sum v, v = w (1 + b [t > h]).
 
-    ``unit``: what counts as 1 instead of 1000 HU, such as 10 SUV.
+    ``unit``: what counts as 1, 1000 HU unless told otherwise; of a PET such as 10 (SUV).
     """
     v = w * (1 + bone_weight * (t > bone_above_hu)) if bone_weight else w
     return (v * (p - t).abs()).sum() / v.sum().clamp(min=1) / unit
 
 
 def l2(p: Tensor, t: Tensor, w: Tensor, *, unit: float = HU_UNIT) -> Tensor:
-    """Mean squared error in (1000 HU)^2: sum w (p - t)^2 / sum w (Paper 1; Paper 2, eq. 1).
+    """Mean squared error: sum w (p - t)^2 / sum w (Paper 1; Paper 2, eq. 1).
 
-    ``unit``: what counts as 1 instead of 1000 HU, such as 10 SUV.
+    In squares of ``unit``: what counts as 1, 1000 HU unless told otherwise; of a PET such as 10
+    (SUV).
     """
     return (w * (p - t).square()).sum() / w.sum().clamp(min=1) / unit**2
 
@@ -58,9 +60,10 @@ def suv_weighted_l2(
     return (v * (p - t).square()).sum() / v.sum().clamp(min=1) / unit**2
 
 
-def gradient_difference(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
-    """Difference of gradients (Paper 2, eq. 2): mean over axes of (|dp| - |dt|)^2, (1000 HU)^2.
+def gradient_difference(p: Tensor, t: Tensor, w: Tensor, *, unit: float = HU_UNIT) -> Tensor:
+    """Difference of gradients (Paper 2, eq. 2): mean over axes of (|dp| - |dt|)^2.
 
+    In squares of ``unit``, as ``l2``.
     Neighbouring voxels along each axis, counted where both have weight; of a single slice the mean
     is over the two axes it has.
     """
@@ -71,7 +74,7 @@ def gradient_difference(p: Tensor, t: Tensor, w: Tensor) -> Tensor:
         n = w.shape[axis] - 1
         both = torch.minimum(w.narrow(axis, 0, n), w.narrow(axis, 1, n))
         total = total + (both * (dp - dt).square()).sum() / both.sum().clamp(min=1)
-    return total / max(1, len(axes)) / HU_UNIT**2
+    return total / max(1, len(axes)) / unit**2
 
 
 def bone_dice(

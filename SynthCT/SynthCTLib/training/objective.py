@@ -45,7 +45,7 @@ class OwnTerms(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What came of a batch: the loss, its terms by name (no gradient), the answer (HU)."""
+    """What came of a batch: the loss, its terms by name (no gradient), the answer (HU or SUV)."""
 
     loss: Tensor
     parts: Mapping[str, Tensor]
@@ -75,14 +75,14 @@ class Objective:
                 predicted, sketches = self._both_views(network, batch)
             else:
                 predicted, sketches = network(batch.images), []
-        hu = self.hu(predicted[:, :1])
+        answer = self.answer(predicted[:, :1])
         if batch.residue is not None:
-            hu = batch.residue.answer(hu)
-        parts = {name: loss(hu, batch.targets, batch.weights) for name, _, loss in self.losses}
+            answer = batch.residue.answer(answer)
+        parts = {name: loss(answer, batch.targets, batch.weights) for name, _, loss in self.losses}
         weights = {name: weight for name, weight, _ in self.losses}
         if batch.overviews is not None and sketches:
             seen = zip(sketches, batch.overviews.targets, batch.overviews.weights, strict=True)
-            terms = [self.sketch_loss(self.hu(sketch), t, w) for sketch, t, w in seen]
+            terms = [self.sketch_loss(self.answer(sketch), t, w) for sketch, t, w in seen]
             parts["sketch"] = torch.stack(terms).mean()
             weights["sketch"] = SKETCH_WEIGHT
         if isinstance(network, OwnTerms):
@@ -90,13 +90,16 @@ class Objective:
             weights |= dict.fromkeys(network.own_terms(), 1.0)
         if predicted.shape[1] == 2:
             stated = predicted[:, 1:]
-            parts["error"] = stated_error(stated, hu, batch.targets, batch.weights)
+            parts["error"] = stated_error(stated, answer, batch.targets, batch.weights)
             weights["error"] = ERROR_WEIGHT
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        return Asked(total, {name: value.detach() for name, value in parts.items()}, hu)
+        return Asked(total, {name: value.detach() for name, value in parts.items()}, answer)
 
-    def hu(self, y: Tensor) -> Tensor:
-        """From the network's numbers to HU, not clipped: a clipped value has no gradient."""
+    def answer(self, y: Tensor) -> Tensor:
+        """From the network's numbers to HU, or SUV where a PET is made.
+
+        Not clipped: a clipped value has no gradient.
+        """
         return self.output.scale * y.float() + self.output.offset
 
     def case_mae(self, network: nn.Module, case: Case, autocast: torch.autocast) -> float:
@@ -111,11 +114,11 @@ class Objective:
                 predicted = sliding_window_inference(
                     case.image[None], self.patch, 1, network, 0.25, mode="gaussian"
                 )
-        hu = self.hu(predicted)[0, 0]
+        answer = self.answer(predicted)[0, 0]
         if case.residue is not None:
-            hu = case.residue.answer(hu)
-        hu = hu.clamp(self.output.low, self.output.high)
-        error = (hu - case.target).abs() * case.weight
+            answer = case.residue.answer(answer)
+        answer = answer.clamp(self.output.low, self.output.high)
+        error = (answer - case.target).abs() * case.weight
         return float(error.sum() / case.weight.sum().clamp(min=1))
 
     def _both_views(self, network: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:

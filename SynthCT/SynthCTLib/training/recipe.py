@@ -68,8 +68,9 @@ class AdversaryPart(_Part):
     """A discriminator trained against the network, see ``adversary``.
 
     ``network`` is one of ``SynthCTLib.networks``, usually ``patchgan``. ``weight`` of its term in
-    the network's loss, whose errors are in 1000 HU. ``conditional``: it sees the input beside
-    the image it judges (pix2pix). Its learning rate follows the network's schedule.
+    the network's loss, whose errors are in the ``unit`` of its settings (1000 HU unless told
+    otherwise). ``conditional``: it sees the input beside the image it judges (pix2pix). Its
+    learning rate follows the network's schedule.
     """
 
     network: NetworkPart

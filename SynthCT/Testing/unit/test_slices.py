@@ -326,6 +326,9 @@ def test_losses_in_suv_by_hand() -> None:
     assert loss_named("suv-weighted-l2", {})(p, t, 0 * w).item() == 0
     assert loss_named("l1", {"unit": 10.0})(p, t, w).item() == pytest.approx(1.2 / 3)
     assert loss_named("l2", {"unit": 10.0})(p, t, w).item() == pytest.approx(1.02 / 3)
+    # Steps of 4 and 6 in the one, of 4 and 5 in the other.
+    gradient = loss_named("gradient-difference", {"unit": 10.0})
+    assert gradient(p, t, w).item() == pytest.approx(0.01 / 2)
 
 
 # Training
