@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--data-pack", type=Path, default=None, help="folder of the real images the long tests use"
     )
+    parser.addoption(
+        "--require-programs",
+        action="store_true",
+        help="fail instead of skipping where a program of tools/system_packages.sh is absent",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +29,23 @@ def data_pack(request: pytest.FixtureRequest) -> Path:
     if folder is None or not folder.is_dir():
         pytest.skip("no data pack given (--data-pack DIR)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def program(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Finds a program that the exports are checked with; skips the test where it is absent."""
+
+    def find(name: str) -> str:
+        for folders in (None, str(Path(sys.executable).parent), "/usr/sbin:/usr/local/sbin"):
+            found = shutil.which(name, path=folders)
+            if found is not None:
+                return found
+        said = f"{name} is not installed (tools/system_packages.sh, pip install dcmqi)"
+        if request.config.getoption("--require-programs"):
+            pytest.fail(said)
+        pytest.skip(said)
+
+    return find
 
 
 def _beside_the_tests(name: str) -> ModuleType:

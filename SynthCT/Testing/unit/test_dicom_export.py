@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -62,11 +61,7 @@ PATIENT = {
 }
 
 
-def program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None:
-        pytest.skip(f"{name} is not installed (tools/system_packages.sh, pip install dcmqi)")
-    return found
+Program = Callable[[str], str]
 
 
 def export(job: Path, form: str, folder: Path, *more: object) -> int:
@@ -118,7 +113,7 @@ def dicom_job(
 
 @pytest.mark.parametrize("which", ["job", "dicom_job"])
 def test_every_file_passes_the_validators_without_errors(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
+    which: str, request: pytest.FixtureRequest, tmp_path: Path, program: Program
 ) -> None:
     """dciodvfy for each object, dcentvfy for all of them beside each other."""
     validator, entities = program("dciodvfy"), program("dcentvfy")
@@ -139,7 +134,7 @@ def test_every_file_passes_the_validators_without_errors(
     ("body_part", "laterality"), [("HEAD", ""), ("EXTREMITY", ""), ("LEG", "R"), ("", "")]
 )
 def test_sides_are_told_of_paired_parts_only(
-    body_part: str, laterality: str, tmp_path: Path, finished_job: ModuleType
+    body_part: str, laterality: str, tmp_path: Path, finished_job: ModuleType, program: Program
 ) -> None:
     validator = program("dciodvfy")
     study = replace(STUDY, body_part=body_part, laterality=laterality)
@@ -152,7 +147,7 @@ def test_sides_are_told_of_paired_parts_only(
 
 
 def test_what_the_source_has_too_long_is_cut_aloud(
-    job: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: Path, source: Path, tmp_path: Path, program: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
     validator = program("dciodvfy")
     changed = tmp_path / "source"
@@ -174,7 +169,7 @@ def test_what_the_source_has_too_long_is_cut_aloud(
         assert "Error" not in said.stdout + said.stderr
 
 
-def test_the_validators_do_say_no(job: Path, tmp_path: Path) -> None:
+def test_the_validators_do_say_no(job: Path, tmp_path: Path, program: Program) -> None:
     validator, entities = program("dciodvfy"), program("dcentvfy")
     assert export(job, "dicom", tmp_path / "out") == 0
     files = sorted((tmp_path / "out").glob("*.dcm"))
@@ -282,7 +277,7 @@ def test_parametric_map_of_any_geometry(
 
 @pytest.mark.parametrize("angle", [0.0, 17.0])
 def test_dcmqi_and_simpleitk_read_the_parametric_map(
-    angle: float, tmp_path: Path, finished_job: ModuleType
+    angle: float, tmp_path: Path, finished_job: ModuleType, program: Program
 ) -> None:
     """ITK knows no parametric maps; dcmqi, the reader of 3D Slicer, hands them to it."""
     reader = program("paramap2itkimage")
@@ -317,7 +312,7 @@ def test_slices_of_a_sagittal_acquisition_are_axial_and_not_interpolated(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_dcmtk_reads_the_same(form: str, job: Path, tmp_path: Path) -> None:
+def test_dcmtk_reads_the_same(form: str, job: Path, tmp_path: Path, program: Program) -> None:
     """dcmdump writes the raw pixels, dcm2xml the place."""
     dump, to_xml = program("dcmdump"), program("dcm2xml")
     assert export(job, form, tmp_path / "out") == 0

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -230,3 +231,18 @@ def test_the_worker_needs_torch_only_for_models_that_do(
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert (tmp_path / "result.json").exists() == (code == 0)
+
+
+def test_continuous_integration_fails_where_a_program_is_absent(
+    request: pytest.FixtureRequest,
+    program: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Elsewhere the tests that need it are skipped."""
+    assert "--require-programs" in (ROOT / ".ci" / "run").read_text()
+    monkeypatch.setattr(request.config.option, "require_programs", True)
+    with pytest.raises(pytest.fail.Exception, match="no-such-program is not installed"):
+        program("no-such-program")
+    monkeypatch.setattr(request.config.option, "require_programs", False)
+    with pytest.raises(pytest.skip.Exception, match="no-such-program is not installed"):
+        program("no-such-program")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -252,12 +251,13 @@ def test_oblique_maps_are_put_upright_in_place(
 
 @pytest.mark.parametrize("write", [write_stir, write_mmr])
 def test_medcon_reads_the_same_values_and_voxel_sizes(
-    write: Callable[..., tuple[Path, ...]], mu: Volume, tmp_path: Path
+    write: Callable[..., tuple[Path, ...]],
+    mu: Volume,
+    tmp_path: Path,
+    program: Callable[[str], str],
 ) -> None:
     """(X)MedCon ignores the place: values, their order and the spacings are what it confirms."""
-    medcon = shutil.which("medcon")
-    if medcon is None:
-        pytest.skip("(X)MedCon is not installed (tools/system_packages.sh)")
+    medcon = program("medcon")
     header, _ = write(mu, tmp_path, "mumap")
     subprocess.run(
         [medcon, "-f", header.name, "-c", "nifti", "-o", "again", "-w"],

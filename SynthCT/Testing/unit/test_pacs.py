@@ -278,11 +278,11 @@ def test_only_dicom_goes_to_a_pacs(
 
 
 @pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pacs, str]]:
+def orthanc(
+    tmp_path_factory: pytest.TempPathFactory, program: Callable[[str], str]
+) -> Iterator[tuple[Pacs, str]]:
     """An Orthanc of its own, and the address of its web interface."""
-    program = shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-    if program is None:
-        pytest.skip("Orthanc is not installed (tools/system_packages.sh)")
+    executable = program("Orthanc")
     folder = tmp_path_factory.mktemp("orthanc")
     dicom, web = free_port(), free_port()
     settings = {
@@ -298,7 +298,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pacs, st
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
+        server = subprocess.Popen([executable, folder / "orthanc.json"], stdout=log, stderr=log)
     address = f"http://127.0.0.1:{web}"
     try:
         for _ in range(300):
