@@ -1,5 +1,5 @@
 """``python -m SynthCTLib.cli``: the command line, for launchers that start modules (torchrun)."""
 
-from SynthCTLib.cli.main import main
+from SynthCTLib.cli.start import main
 
 main()

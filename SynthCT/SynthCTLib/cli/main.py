@@ -15,12 +15,15 @@ from SynthCTLib import __version__
 from SynthCTLib.cli import doctor, models, train
 from SynthCTLib.cli.ending import exit_code_of, stop_on_signals
 from SynthCTLib.cli.screen import Screen, default_cache_folder, default_models_folder
+from SynthCTLib.cli.start import main
 from SynthCTLib.errors import Cancelled, InputError, MissingModel
 from SynthCTLib.export.formats import Format
 from SynthCTLib.synthesis.registry import find_card
 from SynthCTLib.synthesis.synthesizer import Anatomy
 from SynthCTLib.synthesis.task import Task
-from SynthCTLib.volume import Role
+from SynthCTLib.volume import Role, Unit
+
+__all__ = ["main", "run_command"]
 
 app = typer.Typer(
     name="synthct",
@@ -36,6 +39,7 @@ app.command("train")(train.train)
 
 # Typer carries a click of its own, whose base class of wrong usage has no public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+INTERRUPTED = 130  # what Typer returns, and does not raise, of an interrupt
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but failures.")]
@@ -537,7 +541,8 @@ def run_command(arguments: list[str]) -> int:
 
     def work() -> None:
         try:
-            app(arguments, standalone_mode=False)
+            if app(arguments, standalone_mode=False) == INTERRUPTED:
+                raise Cancelled
         except USAGE_ERROR as error:
             raise InputError(f"{_sentence(error)} See synthct --help.") from error
         except typer.Abort as error:
@@ -549,8 +554,3 @@ def run_command(arguments: list[str]) -> int:
 def _sentence(error: Exception) -> str:
     message = getattr(error, "format_message", error.__str__)()
     return str(message).rstrip(".") + "."
-
-
-def main() -> None:
-    """Entry point: runs the command line and ends the process with its exit code."""
-    sys.exit(run_command(sys.argv[1:]))

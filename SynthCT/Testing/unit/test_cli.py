@@ -565,6 +565,37 @@ def test_interrupted_run_leaves_no_result(number: int, stage: str, tmp_path: Pat
     assert_nothing_made(out)
 
 
+STOPPED_WHILE_LOADING = """
+import os, signal, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == MODULE:
+            os.kill(os.getpid(), NUMBER)
+
+NUMBER, MODULE = int(sys.argv.pop(1)), sys.argv.pop(1)
+sys.meta_path.insert(0, Stop())
+from SynthCTLib.cli.start import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["SynthCTLib.cli.main", "SynthCTLib.workflow.run"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_library_is_loaded_ends_as_any_other(
+    number: int, module: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_LOADING, str(int(number)), module, "run", "--mr",
+         str(LIMB_MR), "--model", "uniform-body", "-o", str(out), "--quiet"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert_nothing_made(out)
+
+
 def wait_for_stage(process: subprocess.Popen[str], events: Path, stage: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
