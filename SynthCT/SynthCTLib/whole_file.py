@@ -1,8 +1,9 @@
-"""Files that appear complete under their name, or not at all."""
+"""Files that appear complete under their names, or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,3 +27,24 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # renamed, or in a folder that may not be entered
             part.unlink()
+
+
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """An empty folder inside ``folder``, which is made, to write files into inside the block.
+
+    When the block ends well they move to ``folder`` together, replacing files of their names; when
+    it raises, ``folder`` is as it was. Raises OSError where the folder does not let it.
+    """
+    is_new = not folder.exists()
+    staged = folder / f".{uuid4().hex[:12]}"
+    try:
+        staged.mkdir(parents=True)
+        yield staged
+        for file in sorted(staged.iterdir()):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # something was written into it
+                folder.rmdir()

@@ -6,6 +6,8 @@ which is what ITK resamples by.
 
 from __future__ import annotations
 
+import errno
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.volume import Grid
 from SynthCTLib.whole_file import whole_file
 
+HDF5_BYTES = 8352  # of a rigid transform
 SUFFIXES = (".h5", ".tfm", ".txt", ".mat")
 _SUFFIXES = ".h5, .tfm or .txt"
 
@@ -51,6 +54,10 @@ def write_transform(transform: sitk.Transform, path: Path) -> None:
         raise OutputError(f"{path.name} is no transform file name: let it end in {_SUFFIXES}.")
     try:
         with whole_file(path) as part:
+            # HDF5 says on stderr, at length, that a disk is full, and again when the process ends.
+            needed = 2 * HDF5_BYTES + 8 * len(transform.GetParameters())
+            if shutil.disk_usage(path.parent).free < needed:
+                raise OSError(errno.ENOSPC, "no room")
             sitk.WriteTransform(transform, str(part))
     except (OSError, RuntimeError) as error:
         raise OutputError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import shutil
 import time
@@ -26,7 +27,7 @@ from SynthCTLib.errors import InputError, OutputError, SynthCTError
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.volume import sha256_of
 from SynthCTLib.whole_file import whole_file
-from SynthCTLib.workflow.request import InputFile, JobRequest, Slot, request_from
+from SynthCTLib.workflow.request import JobRequest, Slot, request_from
 from SynthCTLib.workflow.result import JobResult, OutputFile
 
 REQUEST, RESULT, EVENTS, LOG, WORK = (
@@ -91,31 +92,36 @@ class JobFolder:
 
     def input_path(self, slot: Slot) -> Path:
         """Where an input lies. Raises InputError when a relative path leaves the job folder."""
-        given = self.request.inputs[slot].path
-        if given.is_absolute():
-            return given
-        path = (self.path / given).resolve()
-        if not path.is_relative_to(self.path.resolve()):
-            raise InputError(
-                f"The input {slot} ({given}) leaves the job folder: give an absolute path."
-            )
-        return path
+        return self._place(f"input {slot}", self.request.inputs[slot].path)
+
+    def option_path(self, name: str) -> Path:
+        """Where a file of the options lies (``transform``, ``mask.NAME``), as of inputs."""
+        return self._place(name.replace(".", " "), self.request.options.files[name])
 
     def check_inputs(self) -> None:
         """Raise InputError for the first input that is missing or not the one it was."""
         for slot, entry in self.request.inputs.items():
-            path = self.input_path(slot)
-            if not path.exists():
-                raise InputError(f"There is no file {path} (input {slot}): check its name.")
-            self._check_hash(slot, entry, path)
-        for name, path in self.request.options.masks.items():
-            if not path.exists():
-                raise InputError(f"There is no file {path} (mask {name}): check its name.")
+            self._check_file(f"input {slot}", self.input_path(slot), entry.sha256)
+        options = self.request.options
+        for name in options.files:
+            path = self.option_path(name)
+            self._check_file(name.replace(".", " "), path, options.sha256.get(name))
 
-    def _check_hash(self, slot: Slot, entry: InputFile, path: Path) -> None:
-        if entry.sha256 and path.is_file() and sha256_of(path) != entry.sha256:
+    def _place(self, what: str, given: Path) -> Path:
+        if given.is_absolute():
+            return given
+        path = (self.path / given).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise InputError(f"The {what} ({given}) leaves the job folder: give an absolute path.")
+        return path
+
+    @staticmethod
+    def _check_file(what: str, path: Path, sha256: str | None) -> None:
+        if not path.exists():
+            raise InputError(f"There is no file {path} ({what}): check its name.")
+        if sha256 and digest_of(path) != sha256:
             raise InputError(
-                f"The input {slot} ({path}) has changed since the job was written: write it anew."
+                f"The {what} ({path}) has changed since the job was written: write it anew."
             )
 
     @contextlib.contextmanager
@@ -173,13 +179,22 @@ class JobFolder:
                 name = file.relative_to(self.outbox)
                 outputs[_key(name)] = OutputFile(path=name.as_posix(), sha256=sha256_of(file))
             record = result(outputs)
-            text = record.model_dump_json(indent=2) + "\n"  # before anything is moved
-            self._withdraw_earlier_result()
-            for file in files:
-                target = self.path / file.relative_to(self.outbox)
+            # All that takes room comes before anything is moved: the disk may be full by now.
+            staged = self.work / RESULT
+            _write_text(staged, record.model_dump_json(indent=2) + "\n")
+            targets = {file: self.path / file.relative_to(self.outbox) for file in files}
+            for target in targets.values():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
-            _write_text(self.path / RESULT, text)
+            self._withdraw_earlier_result()
+            try:
+                for file, target in targets.items():
+                    file.replace(target)
+                staged.replace(self.path / RESULT)
+            except OSError:
+                for file, target in targets.items():
+                    if not file.exists():
+                        target.unlink()
+                raise
         return record
 
     def _withdraw_earlier_result(self) -> None:
@@ -237,6 +252,15 @@ class _Journal:
     def line(self, text: str) -> None:
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip()}\n")
         self.log.flush()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder that of the names and hashes of all files in it."""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _key(path: Path) -> str:

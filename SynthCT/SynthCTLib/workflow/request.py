@@ -46,8 +46,9 @@ class _Part(BaseModel):
 class InputFile(_Part):
     """An image file or DICOM folder. A relative path is relative to the job folder, inside it.
 
-    ``sha256`` of a file is checked before work when given; ``unit`` overrides what the file says;
-    ``series`` chooses a DICOM series by UID or modality.
+    ``sha256`` (of a folder :func:`.folder.digest_of` it) is checked before work when given;
+    ``unit`` is stated where the file says none; ``series`` chooses a DICOM series by UID or
+    modality.
     """
 
     path: Path
@@ -65,7 +66,9 @@ class Options(_Part):
     ``engine`` and ``precision``: of a network, see ``synthesis.engines``.
     ``cache_dir``: a folder that outlives the job, None for none. ``models_dir``: the folder of the
     user's own models, None for none. ``masks``: further masks to evaluate in, by name, each a file
-    in the frame of the synthetic CT. ``pet_effect``: tell what an error, or the uncertainty, does
+    in the frame of the synthetic CT. Relative paths of ``transform`` and ``masks`` are as those of
+    inputs; ``sha256`` are the hashes of these files, by ``transform`` and ``mask.NAME``, checked
+    when given. ``pet_effect``: tell what an error, or the uncertainty, does
     to a PET. ``images`` and ``report``: False writes none.
     """
 
@@ -87,6 +90,13 @@ class Options(_Part):
     images: bool = True
     report: bool = True
     masks: dict[Annotated[str, Field(pattern=MASK_NAME)], Path] = {}
+    sha256: dict[str, str] = {}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the options name: ``transform`` and ``mask.NAME``."""
+        named = {f"mask.{name}": path for name, path in self.masks.items()}
+        return named if self.transform is None else {"transform": self.transform, **named}
 
     @model_validator(mode="after")
     def _masks_are_new(self) -> Options:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import PureWindowsPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from SynthCTLib import __version__
 from SynthCTLib.volume import Volume
@@ -24,6 +25,14 @@ class OutputFile(_Part):
 
     path: str
     sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        parts = PureWindowsPath(path)  # reads both kinds of slashes
+        if not parts.parts or parts.anchor or ".." in parts.parts:
+            raise ValueError(f"the output {path!r} leaves the job folder")
+        return path
 
 
 class FindingRecord(_Part):

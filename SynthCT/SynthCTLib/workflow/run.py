@@ -260,10 +260,11 @@ def compare(
         progress.stage("Removing the table", 0.15)
         reference = remove_table(reference).volume
     transform = sitk.Transform(3, sitk.sitkIdentity)
-    same = options.transform is None and reference.grid.matches(synthetic.grid)
+    bends = options.registration == "deformable" and options.transform is None
+    same = options.transform is None and not bends and reference.grid.matches(synthetic.grid)
     if options.transform is not None:
         progress.stage("Reading the transform", 0.5)
-        transform = read_transform(options.transform)
+        transform = read_transform(job.option_path("transform"))
         outcome.registration = Registration(
             transform, Kind.GIVEN, assess(fixed, reference, transform), math.nan, True, 0
         )
@@ -410,7 +411,8 @@ def tissue_masks(ct: Volume, region: Volume, anatomy: Anatomy) -> dict[str, Volu
 def given_masks(job: JobFolder, grid: Grid, progress: Progress) -> dict[str, Volume]:
     """The masks that the request names, on a grid. Raises InputError where none of one is there."""
     masks = {}
-    for name, path in job.request.options.masks.items():
+    for name in job.request.options.masks:
+        path = job.option_path(f"mask.{name}")
         mask = read_volume(path, Role.MASK)
         if not mask.grid.matches(grid):
             progress.note(f"The mask {name} was put on the grid of the synthetic CT.")

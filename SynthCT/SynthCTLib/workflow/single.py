@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from SynthCTLib.registration import (
     write_transform,
 )
 from SynthCTLib.volume import Role, Volume
+from SynthCTLib.whole_file import whole_files
 from SynthCTLib.workflow.outcome import fit_record
 from SynthCTLib.workflow.pet_grid import PetGrid, prepare
 
@@ -63,11 +67,11 @@ def register_files(
     progress.stage("Writing", 0.15)
     cubic = Interpolator.NEAREST if moving.role == Role.MASK else Interpolator.BSPLINE
     moved = resample(moving, fixed.grid, transform=found.transform, interpolator=cubic)
-    _folder(output)
-    write_transform(found.transform, output / names[0])
-    write_volume(moved, output / names[1])
-    write_volume(scanned_field(moving, fixed.grid, found.transform), output / names[2])
-    progress.update(1.0)
+    with _together(output) as staged:
+        write_transform(found.transform, staged / names[0])
+        write_volume(moved, staged / names[1])
+        write_volume(scanned_field(moving, fixed.grid, found.transform), staged / names[2])
+        progress.update(1.0)
     return {
         "kind": str(found.kind),
         "converged": found.converged,
@@ -150,6 +154,22 @@ def _admitted(path: Path, role: Role, series: str | None, progress: Progress) ->
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already: choose another name or add --overwrite.")
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files appear in ``folder`` all at once or not at all."""
+    staged = folder
+    try:
+        with whole_files(folder) as staged:
+            yield staged
+    except OutputError as error:  # it names where the file was to be before it moves
+        raise OutputError(str(error).replace(str(staged), str(folder))) from error
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
+        raise OutputError(
+            f"The folder {folder} cannot be written ({error.strerror}): {advice}."
+        ) from error
 
 
 def _folder(path: Path) -> None:

@@ -18,10 +18,11 @@ import pytest
 import SimpleITK as sitk
 
 from SynthCTLib.cli.main import run_command
-from SynthCTLib.errors import Cancelled
+from SynthCTLib.errors import Cancelled, OutputError
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.imaging.grids import isotropic_grid, resample
 from SynthCTLib.progress import ProgressEvent
+from SynthCTLib.registration import read_transform, write_transform
 from SynthCTLib.resources import resource
 from SynthCTLib.volume import Role
 from SynthCTLib.workflow.folder import JobFolder
@@ -522,6 +523,34 @@ def test_folder_that_cannot_be_written_is_refused(
     with mounted(tmp_path / "disk", "ro") as disk:
         said = refused(capfd, "run", "--mr", LIMB_MR, "-o", disk / "out", "--quiet")
         assert "cannot be written" in said
+
+
+def test_full_disk_leaves_no_part_of_a_registration(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """There is room for the transform, and none for the image."""
+    mr, ct = _of_the_sample(tmp_path, "mr"), _of_the_sample(tmp_path, "ct")
+    with mounted(tmp_path / "disk", "size=100k") as disk:
+        (disk / "mine.txt").write_text("mine")
+        out = disk / "out"
+        said = refused(capfd, "register", "--fixed", mr, "--moving", ct, "-o", out, "--quiet")
+        assert f"{out}/moved.nii.gz cannot be written" in said
+        assert not out.exists()
+        assert (disk / "mine.txt").read_text() == "mine"
+
+
+def test_full_disk_is_said_of_a_transform_and_hdf5_is_silent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    transform = sitk.Euler3DTransform()
+    with mounted(tmp_path / "disk", "size=16k") as disk:
+        with pytest.raises(OutputError, match="has room"):
+            write_transform(transform, disk / "transform.h5")
+        assert list(disk.iterdir()) == []
+    with mounted(tmp_path / "larger", "size=64k") as disk:
+        write_transform(transform, disk / "transform.h5")
+        assert read_transform(disk / "transform.h5").IsLinear()
+    assert capfd.readouterr().err == ""
 
 
 def test_full_disk_is_said_and_leaves_nothing(

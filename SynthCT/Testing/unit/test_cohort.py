@@ -225,6 +225,32 @@ def test_the_same_command_does_only_what_is_left(
     assert not rows_of(folder / "failures.csv")
 
 
+def test_a_mask_that_was_changed_is_no_reason_to_keep_a_result(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = (limb(0) > 500).astype(np.int16)
+    row = {
+        "subject": "s0",
+        "reference_ct": str(images / "s0_ct.nii.gz"),
+        "synthetic_ct": str(images / "s0_sharp.nii.gz"),
+        "mask.lesion": write(mask, tmp_path / "mask.nii.gz"),
+    }
+    write_manifest(tmp_path / "m.csv", [row])
+    quick = ("--anatomy", "body", "--registration", "none", "--no-reports", "--no-pet-effect")
+    asked = ("evaluate", "--manifest", tmp_path / "m.csv", *quick, "-o", tmp_path / "out")
+    voxels = []
+    for change in (0, 1):
+        mask[:change] = 0
+        write(mask, tmp_path / "mask.nii.gz")
+        assert synthct(*asked, "--processes", 1) == 0
+        figures = json.loads(
+            (tmp_path / "out/subjects/s0/synthetic/metrics.json").read_text()
+        )["evaluation"]["masks"]  # fmt: skip
+        voxels.append(next(r["voxels"] for r in figures if r["mask"] == "lesion"))
+        assert "done before" not in capsys.readouterr().err
+    assert voxels[0] > voxels[1] > 0
+
+
 def test_stopping_keeps_what_is_done(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cohort"
     command = [

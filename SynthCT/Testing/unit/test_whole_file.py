@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from SynthCTLib.whole_file import whole_file
+from SynthCTLib.whole_file import whole_file, whole_files
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -44,3 +44,42 @@ def test_a_part_that_was_taken_away_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt") as part:
         part.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_appear_together_and_replace_those_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "here"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("before")
+    (folder / "mine.txt").write_text("mine")
+    with whole_files(folder) as staged:
+        (staged / "a.txt").write_text("a")
+        (staged / "b.txt").write_text("b")
+        assert (folder / "a.txt").read_text() == "before"
+        assert not (folder / "b.txt").exists()
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {
+        "a.txt": "a",
+        "b.txt": "b",
+        "mine.txt": "mine",
+    }
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [True, False])
+def test_of_files_that_fail_none_appears(
+    there: bool, error: type[BaseException], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    if there:
+        folder.mkdir()
+        (folder / "a.txt").write_text("before")
+
+    def fail() -> None:
+        with whole_files(folder) as staged:
+            (staged / "a.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert folder.exists() == there
+    if there:
+        assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.txt": "before"}

@@ -17,7 +17,7 @@ from SynthCTLib.metrics.definitions import PET_FIGURES, sentence
 from SynthCTLib.metrics.error_curve import ErrorCurve
 from SynthCTLib.metrics.evaluation import DEFINITIONS
 from SynthCTLib.report.cohort import CohortContent, cohort_page
-from SynthCTLib.whole_file import whole_file
+from SynthCTLib.whole_file import whole_file, whole_files
 from SynthCTLib.workflow.result import software_versions
 
 FIGURES, STATISTICS, PAGE = "figures.json", "statistics.json", "cohort.html"
@@ -84,7 +84,7 @@ def write_cohort(
     reports: Mapping[tuple[str, str], str],
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write figures, summary, comparisons, failures and the page; returns the page.
+    """Write figures, summary, comparisons, failures and the page, together; returns the page.
 
     ``reports`` are the folders of the jobs relative to ``folder``. No file holds a time or an
     address of a machine but the page, so that the same figures give the same bytes. Raises
@@ -153,8 +153,12 @@ def write_cohort(
         "failures.csv": failures_csv(failures),
         PAGE: cohort_page(content),
     }  # fmt: skip
-    for name, text in files.items():
-        write_text(folder / name, text)
+    try:
+        with whole_files(folder) as staged:
+            for name, text in files.items():
+                (staged / name).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise _unwritten(folder, error) from error
     return folder / PAGE
 
 
@@ -210,10 +214,14 @@ def write_text(path: Path, text: str) -> None:
         with whole_file(path) as part:
             part.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}): choose a folder that may be "
-            "written to and has room."
-        ) from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written ({error.strerror or error}): choose a folder that may be "
+        "written to and has room."
+    )
 
 
 def _csv(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -26,7 +26,7 @@ from SynthCTLib.metrics.cohort import Record, tables_of
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.registry import default_card
 from SynthCTLib.synthesis.task import Task as SynthesisTask
-from SynthCTLib.volume import sha256_of
+from SynthCTLib.volume import Role, Unit
 from SynthCTLib.workflow.cohort.cluster import on_scheduler
 from SynthCTLib.workflow.cohort.manifest import DEFAULT_METHOD, Entry
 from SynthCTLib.workflow.cohort.processes import in_processes
@@ -40,6 +40,7 @@ from SynthCTLib.workflow.cohort.results import (
     write_text,
 )
 from SynthCTLib.workflow.cohort.work import STOP, Done, Task, is_finished
+from SynthCTLib.workflow.folder import digest_of
 from SynthCTLib.workflow.request import JobRequest, Slot, explain
 
 SUBJECTS = "subjects"
@@ -53,7 +54,8 @@ class CohortOptions:
     ``task``: None evaluates synthetic CTs that exist; a synthesis makes them first. ``model``:
     where the manifest names no method. ``job``: options of every job, as in ``job.json``.
     ``processes`` on this machine, unless ``scheduler`` names a Dask scheduler. ``figures``: the
-    keys to test and draw; empty takes the main ones. Raises InputError for less than one process.
+    keys to test and draw; empty takes the main ones. ``pet_unit``: of PETs whose files do not say.
+    Raises InputError for less than one process.
     """
 
     task: SynthesisTask | None = None
@@ -62,6 +64,7 @@ class CohortOptions:
     processes: int = 1
     scheduler: str | None = None
     figures: tuple[str, ...] = ()
+    pet_unit: Unit | None = None
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -173,7 +176,11 @@ def _request(entry: Entry, options: CohortOptions) -> JobRequest:
         "task": options.task,
         "model": None if options.task is None else entry.method or options.model,
         "inputs": {
-            slot: {"path": path, "sha256": sha256_of(path) if path.is_file() else None}
+            slot: {
+                "path": path,
+                "sha256": _digest(path),
+                "unit": options.pet_unit if slot == Slot.PET else None,
+            }
             for slot, path in entry.files.items()
             if slot in wanted
         },
@@ -184,16 +191,28 @@ def _request(entry: Entry, options: CohortOptions) -> JobRequest:
         },
     }
     try:
-        return JobRequest.model_validate(content)
+        request = JobRequest.model_validate(content)
     except ValidationError as error:
         raise InputError(f"The request is not valid: {explain(error)}.") from error
+    hashes = {name: digest for name, path in request.options.files.items()
+              if (digest := _digest(path)) is not None}  # fmt: skip
+    return request.model_copy(
+        update={"options": request.options.model_copy(update={"sha256": hashes})}
+    )
+
+
+def _digest(path: Path) -> str | None:
+    """A missing file is told by its own job."""
+    return digest_of(path) if path.exists() else None
 
 
 def _wanted(task: SynthesisTask | None) -> tuple[Slot, ...]:
     """The files of a manifest that a job of this kind uses; the same manifest serves both kinds."""
     if task is None:
         return (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT, Slot.MR, Slot.PET)
-    return (Slot(task.input_role.value), Slot.REFERENCE_CT, Slot.PET)
+    makes_pet = task.output_role == Role.PET
+    beside = (Slot.REFERENCE_PET,) if makes_pet else (Slot.REFERENCE_CT, Slot.PET)
+    return (Slot(task.input_role.value), *beside)
 
 
 def _method(entry: Entry, options: CohortOptions) -> str:
