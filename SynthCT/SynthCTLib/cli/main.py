@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,23 @@ Pet = Annotated[
         help="The patient's PET, in the frame of the reference CT (without one, of the MR), for "
         "the effect on PET; a usual FDG pattern if absent."
     ),
+]
+
+
+class UnitOfPet(StrEnum):
+    """What the values of a PET may be in."""
+
+    SUV = Unit.SUV.value
+    BQ_PER_ML = Unit.BQ_PER_ML.value
+
+
+PetUnit = Annotated[
+    UnitOfPet | None,
+    typer.Option(help="Of a --pet whose file does not say: SUV (taken if absent) or Bq/ml."),
+]
+ReferenceSeries = Annotated[
+    str | None,
+    typer.Option(help="As --series, for the folder of the reference."),
 ]
 PetEffect = Annotated[
     bool,
@@ -157,7 +175,9 @@ def run(
     anatomy: Annotated[Anatomy | None, typer.Option(help="Masks to evaluate in.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="N4 bias correction of the MR.")] = True,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    reference_series: ReferenceSeries = None,
     pet: Pet = None,
+    pet_unit: PetUnit = None,
     pet_effect: PetEffect = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
@@ -195,10 +215,10 @@ def run(
         "keep_work": keep_work,
     }
     if manifest is not None:
-        if mr or pet_nac or ct or reference_ct or reference_pet or pet or subject or series:
-            raise InputError("With --manifest the images are named in it: leave out the others.")
+        named = (mr, pet_nac, ct, reference_ct, reference_pet, pet, subject, series)
+        _refuse_beside_a_manifest(*named, reference_series)
         options["report"] = reports
-        spread = _Spread(manifest, processes, scheduler, strata, figure)
+        spread = _Spread(manifest, processes, scheduler, strata, figure, pet_unit)
         _do_cohort(output, spread, task or Task.MR_TO_CT, model, options, overwrite, quiet)
         return
     given = {Slot.MR: mr, Slot.NAC_PET: pet_nac, Slot.CT: ct}
@@ -208,12 +228,13 @@ def run(
     slot, path = next(iter(sources.items()))
     chosen = task or _task_of(slot.role, model, models_folder or default_models_folder())
     inputs = {slot: {"path": path.absolute(), "series": series}}
+    of_reference = {"series": reference_series}
     if reference_ct is not None:
-        inputs[Slot.REFERENCE_CT] = {"path": reference_ct.absolute()}
+        inputs[Slot.REFERENCE_CT] = {"path": reference_ct.absolute(), **of_reference}
     if pet is not None:
-        inputs[Slot.PET] = {"path": pet.absolute()}
+        inputs[Slot.PET] = {"path": pet.absolute(), "unit": pet_unit}
     if reference_pet is not None:
-        inputs[Slot.REFERENCE_PET] = {"path": reference_pet.absolute()}
+        inputs[Slot.REFERENCE_PET] = {"path": reference_pet.absolute(), **of_reference}
     _do_job(
         output,
         {
@@ -244,7 +265,9 @@ def evaluate(
     anatomy: Annotated[Anatomy, typer.Option(help="Masks to evaluate in.")] = Anatomy.HEAD,
     mask: Masks = None,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
+    reference_series: ReferenceSeries = None,
     pet: Pet = None,
+    pet_unit: PetUnit = None,
     pet_effect: PetEffect = True,
     subject: Annotated[str | None, typer.Option(help="Name in the report.")] = None,
     threads: Threads = None,
@@ -270,22 +293,21 @@ def evaluate(
         "masks": _masks(mask),
     }
     if manifest is not None:
-        if reference or synthetic or mr or pet or subject:
-            raise InputError("With --manifest the images are named in it: leave out the others.")
+        _refuse_beside_a_manifest(reference, synthetic, mr, pet, subject, reference_series)
         options |= {"images": keep_images, "report": reports}
-        spread = _Spread(manifest, processes, scheduler, strata, figure)
+        spread = _Spread(manifest, processes, scheduler, strata, figure, pet_unit)
         _do_cohort(output, spread, None, None, options, overwrite, quiet)
         return
     if reference is None or synthetic is None:
         raise InputError("Give --reference and --synthetic, or --manifest for many at once.")
-    inputs = {
-        "reference_ct": {"path": reference.absolute()},
+    inputs: dict[str, dict[str, object]] = {
+        "reference_ct": {"path": reference.absolute(), "series": reference_series},
         "synthetic_ct": {"path": synthetic.absolute()},
     }
     if mr is not None:
         inputs["mr"] = {"path": mr.absolute()}
     if pet is not None:
-        inputs["pet"] = {"path": pet.absolute()}
+        inputs["pet"] = {"path": pet.absolute(), "unit": pet_unit}
     _do_job(
         output,
         {
@@ -446,6 +468,12 @@ class _Spread:
     scheduler: str | None
     strata: list[str] | None
     figures: list[str] | None
+    pet_unit: UnitOfPet | None
+
+
+def _refuse_beside_a_manifest(*given: object) -> None:
+    if any(value is not None for value in given):
+        raise InputError("With --manifest the images are named in it: leave out the others.")
 
 
 def _do_cohort(
@@ -468,7 +496,7 @@ def _do_cohort(
     settings = {**options, "threads": options["threads"] or 1}
     cohort = CohortOptions(
         task, model, settings, spread.processes or os.cpu_count() or 1, spread.scheduler,
-        tuple(spread.figures or ()),
+        tuple(spread.figures or ()), None if spread.pet_unit is None else Unit(spread.pet_unit),
     )  # fmt: skip
     with Screen(quiet) as screen, stop_on_signals() as is_cancelled:
         result = run_cohort(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,6 +42,18 @@ class Slot(StrEnum):
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# An MR has none, a NAC PET any; what a CT or a reference PET is compared in is fixed.
+_UNITS: Mapping[Slot, tuple[Unit, ...]] = {
+    Slot.PET: (Unit.SUV, Unit.BQ_PER_ML),
+    Slot.NAC_PET: (Unit.ARBITRARY, Unit.SUV, Unit.BQ_PER_ML),
+    Slot.REFERENCE_PET: (Unit.SUV,),
+    Slot.CT: (Unit.HU,),
+    Slot.REFERENCE_CT: (Unit.HU,),
+    Slot.SYNTHETIC_CT: (Unit.HU,),
+    Slot.MR: (Unit.ARBITRARY,),
+}
 
 
 class InputFile(_Part):
@@ -115,6 +128,14 @@ class JobRequest(_Part):
     model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
     inputs: dict[Slot, InputFile]
     options: Options = Options()
+
+    @model_validator(mode="after")
+    def _in_their_units(self) -> JobRequest:
+        for slot, entry in self.inputs.items():
+            if entry.unit is not None and entry.unit not in _UNITS[slot]:
+                units = " or ".join(_UNITS[slot])
+                raise ValueError(f"the unit of {slot} is {units}, not {entry.unit}")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> JobRequest:

@@ -124,7 +124,7 @@ def choose_series(
         fit = "the patient is not named"
     raise InputError(
         f"{folder} holds {len(listed)} DICOM series{of_patients} and {fit}: "
-        f"name one by its Series Instance UID; there are {shown}."
+        f"name one by its Series Instance UID, or give a file of it; there are {shown}."
     )
 
 
