@@ -58,6 +58,13 @@ Transform = Annotated[
     Path | None,
     typer.Option(help="Transform file (.h5, .tfm) to use instead of registering."),
 ]
+HowRegistered = Annotated[
+    str,
+    typer.Option(
+        "--registration",
+        help="Of the reference: rigid, deformable (follows what bent, for limbs) or none.",
+    ),
+]
 PetImage = Annotated[Path | None, typer.Option(help="PET whose grid the µ-map is put on.")]
 Fwhm = Annotated[
     float | None, typer.Option(help="Resolution of the PET, mm: the µ-map is smoothed to it.")
@@ -171,7 +178,7 @@ def run(
     convention: Convention = "carney-140",
     series: Series = None,
     transform: Transform = None,
-    registration: Annotated[str, typer.Option(help="Of the reference: rigid or none.")] = "rigid",
+    registration: HowRegistered = "rigid",
     anatomy: Annotated[Anatomy | None, typer.Option(help="Masks to evaluate in.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="N4 bias correction of the MR.")] = True,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,
@@ -261,7 +268,7 @@ def evaluate(
     ] = None,
     convention: Convention = "carney-140",
     transform: Transform = None,
-    registration: Annotated[str, typer.Option(help="Of the reference: rigid or none.")] = "rigid",
+    registration: HowRegistered = "rigid",
     anatomy: Annotated[Anatomy, typer.Option(help="Masks to evaluate in.")] = Anatomy.HEAD,
     mask: Masks = None,
     remove_table: Annotated[bool, typer.Option(help="Remove the table from the CT.")] = True,

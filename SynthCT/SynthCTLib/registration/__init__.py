@@ -1,5 +1,6 @@
 """Rigid, affine and deformable registration, and how far its result can be trusted."""
 
+from SynthCTLib.registration.bending import Bending, examined_bending, follow_bending
 from SynthCTLib.registration.deformable import register_deformable
 from SynthCTLib.registration.fit import examined
 from SynthCTLib.registration.linear import register_affine, register_rigid
@@ -18,6 +19,7 @@ __all__ = [
     "ROUGH_MM",
     "ROUGH_SAMPLES",
     "AffineOptions",
+    "Bending",
     "DeformableOptions",
     "Fit",
     "Kind",
@@ -27,6 +29,8 @@ __all__ = [
     "RigidOptions",
     "assess",
     "examined",
+    "examined_bending",
+    "follow_bending",
     "read_transform",
     "register_affine",
     "register_deformable",

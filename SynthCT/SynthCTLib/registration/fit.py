@@ -98,11 +98,13 @@ def examined(
     return replace(registration, fit=replace(fit, warnings=tuple(fit_warnings(fit))))
 
 
-def fit_warnings(fit: Fit) -> Iterator[str]:
+def fit_warnings(fit: Fit, kind: Kind = Kind.RIGID) -> Iterator[str]:
     """Sentences about what of a fit is too much; its own warnings are not looked at."""
+    bent = kind == Kind.DEFORMABLE
     if fit.repeat_mm > MOST_REPEAT_MM:
+        it = "the rigid registration that it began from" if bent else "it"
         yield (
-            f"Done again from other points and starts, it ends {fit.repeat_mm:.1f} mm away and "
+            f"Done again from other points and starts, {it} ends {fit.repeat_mm:.1f} mm away and "
             f"fits as well (up to {MOST_REPEAT_MM:g} mm is usual): do not rely on edges."
         )
     if fit.places == 0:
@@ -112,10 +114,15 @@ def fit_warnings(fit: Fit) -> Iterator[str]:
         )
     if fit.misfit_share >= MOST_MISFIT_SHARE:
         where = "near bone" if fit.near_bone else "of the body"
+        reason = (
+            "the deformation does not follow there"
+            if bent
+            else "one rigid movement does not fit this pair, perhaps a limb that was bent otherwise"
+        )
         yield (
             f"In {fit.misfit_share:.0%} of {fit.places} places {where}, a shift of "
-            f"{MISFIT_MM:g} mm or more would fit clearly better: one rigid movement does not fit "
-            "this pair, perhaps a limb that was bent otherwise. Do not rely on figures of bone."
+            f"{MISFIT_MM:g} mm or more would fit clearly better: {reason}. Do not rely on figures "
+            "of bone."
         )
 
 

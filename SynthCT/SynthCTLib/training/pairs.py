@@ -28,7 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from SynthCTLib.errors import InputError, RegistrationFailed
+from SynthCTLib.errors import InputError
 from SynthCTLib.imaging.files import read_volume
 from SynthCTLib.imaging.grids import Interpolator, isotropic_grid, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import body_contour, head_mask
@@ -38,10 +38,9 @@ from SynthCTLib.progress import Progress
 from SynthCTLib.registration import (
     ROUGH_MM,
     ROUGH_SAMPLES,
-    DeformableOptions,
     Registration,
     RigidOptions,
-    register_deformable,
+    follow_bending,
     register_rigid,
 )
 from SynthCTLib.synthesis.atlas_prior import AtlasPrior, weights_of
@@ -61,11 +60,6 @@ HELD_BYTES = 2 << 30  # of prepared pairs in memory; the others are read again f
 # A limb lies in the second scanner much as in the first; what bends is followed afterwards.
 RIGID = RigidOptions(
     spacings_mm=ROUGH_MM, final_samples=ROUGH_SAMPLES, search_degrees=15.0, search_mm=25.0
-)
-# From fine to coarse: the first that is credible is taken. The stiff one is that of Paper 2.
-DEFORMATIONS = (
-    DeformableOptions(control_spacings_mm=(30.0, 15.0), spacings_mm=(4.0, 3.0), stiffness=1.0),
-    DeformableOptions(),
 )
 BONE_HU = 300.0
 TISSUE_HU = -300.0
@@ -493,18 +487,9 @@ def followed(mr: Volume, ct: Volume) -> tuple[Registration, str]:
     The second is empty, or says what was refused. Raises RegistrationFailed when not even the
     rigid registration is credible.
     """
-    rigid = register_rigid(mr, ct, RIGID)
-    refused = []
-    for options in DEFORMATIONS:
-        try:
-            found = register_deformable(mr, ct, options, initial=rigid)
-        except RegistrationFailed as error:
-            refused.append(
-                f"{options.control_spacings_mm[-1]:g} mm between control points: {error}"
-            )
-        else:
-            return found, " ".join(refused)
-    return rigid, " ".join([*refused, "The rigid registration is taken."])
+    found = follow_bending(mr, ct, register_rigid(mr, ct, RIGID))
+    kept = () if found.control_mm is not None else ("The rigid registration is taken.",)
+    return found.registration, " ".join((*found.refused, *kept))
 
 
 def _even(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from SynthCTLib.metrics.evaluation import Evaluation
 from SynthCTLib.metrics.pet import PetJudgement
 from SynthCTLib.metrics.uptake import UptakeFigures
 from SynthCTLib.physics.mumap import TissueMu
-from SynthCTLib.registration import Fit, Registration
+from SynthCTLib.registration import Bending, Fit, Registration
 from SynthCTLib.report import Kind, PetReportContent, ReportContent
 from SynthCTLib.synthesis.card import ModelCard
 from SynthCTLib.synthesis.synthesizer import Anatomy, Spread
@@ -43,6 +43,7 @@ class Outcome:
     transforms: dict[str, sitk.Transform] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     registration: Registration | None = None
+    bending: Bending | None = None
     evaluation: Evaluation | None = None
     uptake: UptakeFigures | None = None
     mu_by_tissue: tuple[TissueMu, ...] = ()
@@ -164,15 +165,25 @@ def result_record(
         ),
         notes=notes,
         facts=plain(outcome.facts),
-        registration=None if registration is None else registration_record(registration),
+        registration=(
+            None if registration is None else registration_record(registration, outcome.bending)
+        ),
         provenance={name: provenance_record(v) for name, v in outcome.volumes.items()},
         timings_s={name: round(value, 2) for name, value in seconds.items()},
         versions=software_versions(),
     )
 
 
-def registration_record(registration: Registration) -> dict[str, Any]:
+def registration_record(
+    registration: Registration, bending: Bending | None = None
+) -> dict[str, Any]:
     """A registration as plain JSON values; the transform itself is a file of the result."""
+    bent = {
+        "control_mm": bending.control_mm,
+        "moved_mm": round(bending.moved_mm, 2),
+        "most_moved_mm": round(bending.most_moved_mm, 2),
+        "refused": list(bending.refused),
+    } if bending is not None else None  # fmt: skip
     return {
         "kind": str(registration.kind),
         "converged": registration.converged,
@@ -182,6 +193,7 @@ def registration_record(registration: Registration) -> dict[str, Any]:
         "folding": registration.quality.folding,
         "suspicions": list(registration.doubts),
         "fit": None if registration.fit is None else fit_record(registration.fit),
+        "bending": bent,
     }
 
 

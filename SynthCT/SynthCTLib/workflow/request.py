@@ -73,7 +73,8 @@ class InputFile(_Part):
 class Options(_Part):
     """How the job is done.
 
-    ``registration``: how a reference CT is brought onto the synthetic CT's grid, unless
+    ``registration``: how a reference CT is brought onto the synthetic CT's grid (``deformable``
+    follows what bent between MR and CT on top of the rigid one, and needs the MR), unless
     ``transform`` names a file with the transform (points of the MR to points of the CT, LPS mm).
     ``anatomy``: None takes the model's. ``threads``: None takes all cores.
     ``engine`` and ``precision``: of a network, see ``synthesis.engines``.
@@ -85,7 +86,7 @@ class Options(_Part):
     to a PET. ``images`` and ``report``: False writes none.
     """
 
-    registration: Literal["rigid", "none"] = "rigid"
+    registration: Literal["rigid", "deformable", "none"] = "rigid"
     transform: Path | None = None
     bias_correction: bool = True
     remove_table: bool = True
@@ -152,6 +153,9 @@ class JobRequest(_Part):
             for slot in (Slot.REFERENCE_CT, Slot.SYNTHETIC_CT):
                 if slot not in self.inputs:
                     raise ValueError(f"an evaluation needs an input {slot}")
+            # Deformed onto the synthetic CT, the reference would take on its errors.
+            if self.options.registration == "deformable" and Slot.MR not in self.inputs:
+                raise ValueError("a deformable registration needs the mr, to be made onto it")
         return self
 
 

@@ -46,6 +46,8 @@ from SynthCTLib.registration import (
     RigidOptions,
     assess,
     examined,
+    examined_bending,
+    follow_bending,
     read_transform,
     register_rigid,
     write_transform,
@@ -279,10 +281,9 @@ def compare(
             fixed,
             reference,
             RigidOptions(threads=_threads(job.request)),
-            progress=progress.within("Registering the reference", 0.4),
+            progress=progress.within("Registering the reference", 0.2 if bends else 0.4),
         )
         transform = outcome.registration.transform
-        outcome.transforms["mr_to_reference"] = transform
     if outcome.registration is not None:
         if transform.IsLinear():
             outcome.registration = examined(
@@ -292,6 +293,11 @@ def compare(
                 threads=_threads(job.request),
                 progress=progress.within("Examining the registration", 0.1),
             )
+        if bends:
+            deform(job, outcome, fixed, reference, progress.within("Following what bent", 0.2))
+            transform = outcome.registration.transform
+        if outcome.registration.kind != Kind.GIVEN:
+            outcome.transforms["mr_to_reference"] = transform
         for sentence in outcome.registration.doubts:
             progress.note(f"Registration: {sentence}")
     progress.stage("Resampling the reference", 0.1)
@@ -327,6 +333,41 @@ def compare(
     )
     outcome.volumes["difference"] = difference(moved, synthetic)
     progress.update(1.0)
+
+
+def deform(
+    job: JobFolder, outcome: Outcome, fixed: Volume, reference: Volume, progress: Progress
+) -> None:
+    """Follow what bent between MR and reference, on top of the outcome's rigid registration."""
+    rigid = outcome.registration
+    assert rigid is not None
+    bending = follow_bending(
+        fixed,
+        reference,
+        rigid,
+        threads=_threads(job.request),
+        progress=progress.within("Deforming", 0.8),
+    )
+    outcome.bending = bending
+    outcome.registration = examined_bending(
+        fixed,
+        reference,
+        bending,
+        rigid_fit=rigid.fit,
+        progress=progress.within("Examining the deformation", 0.2),
+    )
+    for reason in bending.refused:
+        progress.note(f"A deformation was not credible, {reason}")
+    if bending.control_mm is None:
+        progress.note("The rigid registration was kept: no deformation was credible.")
+    else:
+        progress.note(
+            f"The reference CT was deformed onto the MR ({bending.control_mm:g} mm between control "
+            f"points; on top of the rigid registration it moves the body by {bending.moved_mm:.1f} "
+            f"mm in the median, a twentieth of it by more than {bending.most_moved_mm:.1f} mm): "
+            "what bent between the scans is not counted as an error, and where the deformation is "
+            "wrong the figures are too."
+        )
 
 
 def read_slot(job: JobFolder, slot: Slot, progress: Progress) -> Volume:

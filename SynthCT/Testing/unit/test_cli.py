@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +92,109 @@ def test_effect_on_the_pet_given(limb_job: Path, tmp_path: Path) -> None:
     assert synthct("evaluate", *pair, *quick, *given, "-o", tmp_path / "given") == 0
     found = json.loads((tmp_path / "given" / "metrics.json").read_text())["pet"]
     assert found["activity"] == "the PET given"
+
+
+def test_a_pet_in_bq_per_ml_is_taken_where_that_is_said(
+    limb_job: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ct = limb_job / "reference_ct.nii.gz"
+    body = sitk.ReadImage(str(limb_job / "masks" / "body.nii.gz"), sitk.sitkFloat32)
+    pet = sitk.SmoothingRecursiveGaussian(sitk.BinShrink(body, [4, 4, 1]), 6.0) * 3000.0
+    sitk.WriteImage(pet, str(tmp_path / "pet.nii.gz"))
+    asked = (
+        *("evaluate", "--reference", ct, "--synthetic", limb_job / "ct.nii.gz"),
+        *("--anatomy", "body", "--registration", "none", "--quiet"),
+        *("--pet", tmp_path / "pet.nii.gz", "-o", tmp_path / "e"),
+    )
+    assert "it is in Bq/ml or no PET" in refused(capfd, *asked)
+    assert "'HU' is not one of" in refused(capfd, *asked, "--pet-unit", "HU")
+    assert synthct(*asked, "--pet-unit", "Bq/ml") == 0
+    found = json.loads((tmp_path / "e" / "metrics.json").read_text())["pet"]
+    assert found["activity"] == "the PET given"
+
+
+def test_one_of_several_series_of_the_reference_is_chosen(
+    tmp_path: Path, dicom_series: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = _of_the_sample(tmp_path, "ct")
+    stored = sitk.GetArrayFromImage(sitk.ReadImage(str(made))).round().astype(np.int16)
+    x, y, z = sitk.ReadImage(str(made)).GetOrigin()
+    layout = dicom_series.Layout.regular(len(stored), 6.0, (x, y, z), spacing=(6.0, 6.0))
+    for uid in ("1.2", "1.3"):
+        dicom_series.write_series(tmp_path / "study" / uid, stored, layout, "CT", uid=uid)
+    asked = (
+        *("evaluate", "--reference", tmp_path / "study", "--synthetic", made),
+        *("--anatomy", "body", "--registration", "none", "--no-pet-effect", "--quiet"),
+        *("-o", tmp_path / "e"),
+    )
+    said = refused(capfd, *asked)
+    assert "more than one fits" in said
+    assert "or give a file of it" in said
+    assert "none is '9.9'" in refused(capfd, *asked, "--reference-series", "9.9")
+    assert synthct(*asked, "--reference-series", "1.3") == 0
+    sources = json.loads((tmp_path / "e" / "result.json").read_text())["provenance"]
+    assert sources["reference_ct"]["tags"]["SeriesInstanceUID"] == "1.3"
+
+
+def _bent_limb(folder: Path) -> tuple[Path, Path, Path]:
+    """MR, CT of the same limb bent by 10 mm, and the CT that lies on the MR."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (32, 56, 56)), indexing="ij")
+    thick = 1 + 0.3 * np.cos(z / 31 * 2.6 * np.pi)
+
+    def limb(shift: np.ndarray) -> np.ndarray:
+        r = np.hypot(y - 28, 0.9 * (x - 28 - shift)) / thick
+        kinds = np.select([r < 2.5, r < 6, r < 14, r < 18], [4, 3, 2, 1], 0)
+        return np.where((np.abs(y - 40) < 2) & (kinds == 2), 1, kinds)
+
+    straight, bent = limb(np.zeros(z.shape)), limb(5 * np.sin(z / 31 * np.pi))
+    noise = np.random.default_rng(1).normal(0, 5, z.shape)
+    hu = np.float32([-1000, -100, 50, 1200, 100])
+    paths = []
+    for name, values in (
+        ("mr", np.maximum(0, np.float32([0, 800, 300, 50, 750])[straight] + noise)),
+        ("ct", hu[bent] + noise),
+        ("made", hu[straight] + noise),
+    ):
+        image = sitk.GetImageFromArray(values.astype(np.float32))
+        image.SetSpacing((2.0, 2.0, 4.0))
+        image.SetOrigin((3.0, -2.0, 5.0) if name == "ct" else (0.0, 0.0, 0.0))
+        paths.append(folder / f"{name}.nii.gz")
+        sitk.WriteImage(image, str(paths[-1]))
+    return paths[0], paths[1], paths[2]
+
+
+def test_what_bent_between_the_scans_is_followed_where_that_is_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The synthetic CT is the true one: what a rigid registration leaves is no error of its."""
+    mr, ct, made = _bent_limb(tmp_path)
+    pair = ("evaluate", "--reference", ct, "--synthetic", made, "--anatomy", "body")
+    quick = ("--no-pet-effect", "--no-remove-table", "--threads", 1, "--quiet")
+    deformable = ("--registration", "deformable")
+    said = refused(capfd, *pair, *quick, *deformable, "-o", tmp_path / "no")
+    assert "needs the mr" in said
+    assert not (tmp_path / "no").exists()
+    pair += ("--mr", mr)
+    assert synthct(*pair, *quick, "-o", tmp_path / "rigid") == 0
+    folder = tmp_path / "deformable"
+    assert synthct(*pair, *quick, *deformable, "-o", folder) == 0
+    rigid, found = (_result(tmp_path / name)["registration"] for name in ("rigid", "deformable"))
+    assert (rigid["kind"], rigid["bending"]) == ("rigid", None)
+    assert rigid["fit"]["misfit_share"] > 0.2
+    assert "one rigid movement does not fit" in rigid["suspicions"][0]
+    assert (found["kind"], found["bending"]["control_mm"]) == ("deformable", 15)
+    assert 2 < found["bending"]["moved_mm"] < found["bending"]["most_moved_mm"] < 10
+    assert found["fit"]["repeat_mm"] == rigid["fit"]["repeat_mm"]
+    assert found["fit"]["misfit_share"] < 0.1
+    assert found["suspicions"] == []
+    assert any("was deformed onto the MR" in note for note in _result(folder)["notes"])
+    assert "by a deformable transform" in (folder / "report.html").read_text(encoding="utf-8")
+    assert body_mae(folder) < 0.5 * body_mae(tmp_path / "rigid")
+
+
+def _result(job: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((job / "result.json").read_text())
+    return content
 
 
 def test_a_pet_of_elsewhere_is_refused(

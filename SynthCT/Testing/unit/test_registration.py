@@ -17,6 +17,7 @@ from SynthCTLib.imaging.grids import resample
 from SynthCTLib.progress import Progress, ProgressEvent
 from SynthCTLib.registration import (
     AffineOptions,
+    Bending,
     DeformableOptions,
     Fit,
     Kind,
@@ -25,7 +26,10 @@ from SynthCTLib.registration import (
     Registration,
     RigidOptions,
     assess,
+    bending,
     examined,
+    examined_bending,
+    follow_bending,
     register_affine,
     register_deformable,
     register_rigid,
@@ -593,3 +597,37 @@ def test_a_repeat_that_ends_elsewhere_is_a_doubt() -> None:
 def test_settings_that_cannot_work_are_refused_when_built(wrong: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         wrong()
+
+
+def test_where_no_deformation_is_credible_the_rigid_registration_is_kept(
+    mr: Volume, ct: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of splines that may not help at all, none is: the reasons are told."""
+    never = tuple(replace(options, least_quality=1.0) for options in bending.DEFORMATIONS)
+    monkeypatch.setattr(bending, "DEFORMATIONS", never)
+    rigid = register_rigid(mr, ct, QUICK, initial=sitk.Euler3DTransform())
+    found = follow_bending(mr, ct, rigid, threads=1)
+    assert found.registration is rigid
+    assert (found.control_mm, found.moved_mm, found.most_moved_mm) == (None, 0.0, 0.0)
+    assert [r.split(":")[0] for r in found.refused] == [
+        "15 mm between control points",
+        "30 mm between control points",
+    ]
+    assert all("distinctness" in r for r in found.refused)
+    assert examined_bending(mr, ct, found, rigid_fit=None) is rigid
+
+
+def test_a_deformation_that_does_not_fit_is_told() -> None:
+    """A spline of no displacement, where the lower half lies 6 mm to the side."""
+
+    def back(points: Reals) -> Reals:
+        return points - np.where(points[:, 2:] > 0, 0.0, 1.0) * (6.0, 0.0, 0.0)
+
+    fixed = picture(Role.MR, FIXED_GRID)
+    moving = picture(Role.CT, grid_around((0, 0, 0), WHOLE, (4, 4, 4)), back)
+    still = replace(given(sitk.Euler3DTransform()), kind=Kind.DEFORMABLE)
+    found = examined_bending(fixed, moving, Bending(still, (), 15.0), rigid_fit=None)
+    assert found.fit is not None
+    assert found.kind == Kind.DEFORMABLE
+    assert 0.2 < found.fit.misfit_share < 0.7
+    assert ["the deformation does not follow there" in w for w in found.doubts] == [True]
