@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+from SynthCTLib.errors import OutputError
 
 
 @contextmanager
@@ -48,3 +51,23 @@ def whole_files(folder: Path) -> Iterator[Path]:
         if is_new:
             with suppress(OSError):  # something was written into it
                 folder.rmdir()
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file could not be written and what to do, for brackets in a sentence."""
+    if error.errno is None:  # numpy's and pydicom's when a disk fills up
+        return "only a part could be written: free some space or choose another disk"
+    advice = {
+        errno.ENOSPC: "free some space or choose another disk",
+        errno.ENOENT: "create its folder first",
+        errno.ENOTDIR: "choose a folder",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder that you may write to",
+    }
+    return f"{error.strerror}: {advice.get(error.errno, 'choose another folder')}"
+
+
+def at_its_place(error: OutputError, staged: Path, folder: Path) -> OutputError:
+    """An error that names a file in ``staged``, told of the folder that it was to move to."""
+    return OutputError(str(error).replace(str(staged), str(folder)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +49,25 @@ def program(request: pytest.FixtureRequest) -> Callable[[str], str]:
         pytest.skip(said)
 
     return find
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Callable[[str], contextlib.AbstractContextManager[Path]]:
+    """Mounts a real file system with options such as ``size=64k`` or ``ro``; needs the right to."""
+
+    @contextlib.contextmanager
+    def mounted(options: str) -> Iterator[Path]:
+        folder = tmp_path / options.replace("=", "-")
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system needs root")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+
+    return mounted
 
 
 def _beside_the_tests(name: str) -> ModuleType:

@@ -23,6 +23,7 @@ from SynthCTLib.export.dicom_study import Study, new_uid, uid_of
 from SynthCTLib.export.origin import INTENDED_USE, Origin
 from SynthCTLib.imaging.grids import to_lps
 from SynthCTLib.volume import Volume
+from SynthCTLib.whole_file import reason_of
 
 SOFTWARE = "SynthCT"
 IMPLEMENTATION_UID = uid_of("SynthCT", "implementation")
@@ -228,9 +229,7 @@ def save(datasets: Sequence[Dataset], paths: Sequence[Path]) -> tuple[Path, ...]
                 warnings.simplefilter("ignore")  # of values that the source had already
                 dataset.save_as(path, enforce_file_format=True)
         except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written ({error.strerror}): choose another folder."
-            ) from error
+            raise OutputError(f"{path} cannot be written ({reason_of(error)}).") from error
     return tuple(paths)
 
 

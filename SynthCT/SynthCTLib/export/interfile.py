@@ -22,6 +22,7 @@ from SynthCTLib.imaging.interfile import (
 )
 from SynthCTLib.physics.mumap import check_mu_map, to_pet_grid
 from SynthCTLib.volume import Grid, Step, Volume
+from SynthCTLib.whole_file import reason_of
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 # UCL/pet-rd-tools, lib/nmtools/MRAC-mMR.hpp; NiftyPET has the same matrix.
@@ -210,9 +211,7 @@ def _write(image: sitk.Image, lines: list[str], header: Path, data: Path) -> tup
         sitk.GetArrayViewFromImage(image).astype("<f4").tofile(data)
         header.write_text("\n".join(lines) + "\n", encoding="ascii")
     except OSError as error:
-        raise OutputError(
-            f"{header} cannot be written ({error.strerror}): choose another folder."
-        ) from error
+        raise OutputError(f"{header} cannot be written ({reason_of(error)}).") from error
     return header, data
 
 

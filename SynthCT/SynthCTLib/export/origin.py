@@ -11,6 +11,7 @@ from typing import Any
 from SynthCTLib import __version__
 from SynthCTLib.errors import OutputError
 from SynthCTLib.volume import Volume
+from SynthCTLib.whole_file import reason_of
 
 INTENDED_USE = "Research use only, not for diagnosis."
 MU_ENERGY_KEV = 511
@@ -113,9 +114,7 @@ def write_sidecar(content: Mapping[str, Any], path: Path) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}): choose another folder."
-        ) from error
+        raise OutputError(f"{path} cannot be written ({reason_of(error)}).") from error
 
 
 def _without_notes(settings: Mapping[str, Any]) -> dict[str, Any]:

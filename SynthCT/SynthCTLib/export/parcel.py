@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.volume import sha256_of
+from SynthCTLib.whole_file import at_its_place, reason_of
 
 MANIFEST = "export.json"
 SENT = "sent.json"
@@ -30,7 +31,10 @@ def packing(folder: Path, facts: Mapping[str, Any], *, overwrite: bool = False) 
     try:
         with _saying(folder):
             staged.mkdir(parents=True)
-        yield staged
+        try:
+            yield staged
+        except OutputError as error:
+            raise at_its_place(error, staged, folder) from error
         with _saying(folder):
             hashes = {p.name: sha256_of(p) for p in sorted(staged.iterdir())}
             text = json.dumps({**facts, "files": hashes}, indent=2, default=str) + "\n"
@@ -100,7 +104,4 @@ def _saying(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be written ({error.strerror or error}): "
-            "choose another folder or free some space."
-        ) from error
+        raise OutputError(f"The folder {folder} cannot be written ({reason_of(error)}).") from error

@@ -52,7 +52,7 @@ from SynthCTLib.volume import (
     Volume,
     sha256_of,
 )
-from SynthCTLib.whole_file import whole_file
+from SynthCTLib.whole_file import reason_of, whole_file
 
 _FORMATS: dict[str, Callable[[Path], Inspected]] = {
     ".nii": inspect_nifti,
@@ -174,7 +174,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
                 sitk.WriteImage(image, str(part), useCompression=True)
             _require_written(part, image)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({_reason(error)}).") from error
+        raise OutputError(f"{path} cannot be written ({reason_of(error)}).") from error
     except (InputError, RuntimeError) as error:
         raise OutputError(
             f"{path} cannot be written: the file came out incomplete; check that the disk has room."
@@ -391,16 +391,3 @@ def _require_written(path: Path, image: sitk.Image) -> None:
     ours, theirs = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(written)
     if not np.array_equal(ours, theirs):
         raise damaged(path)
-
-
-def _reason(error: OSError) -> str:
-    """What is wrong and what to do."""
-    advice = {
-        errno.ENOSPC: "free some space or choose another disk",
-        errno.ENOENT: "create its folder first",
-        errno.ENOTDIR: "choose a folder",
-        errno.EACCES: "choose a folder that you may write to",
-        errno.EPERM: "choose a folder that you may write to",
-        errno.EROFS: "choose a folder that you may write to",
-    }
-    return f"{error.strerror}: {advice.get(error.errno or 0, 'choose another folder')}"

@@ -172,7 +172,7 @@ def explain(error: ValidationError) -> str:
     reasons = []
     for item in error.errors():
         place = ".".join(str(p) for p in item["loc"])
-        said = item["msg"]
+        said = item["msg"].removeprefix("Value error, ")
         if item["type"] == "string_pattern_mismatch":
             letters = (
                 "lower-case letters, digits" if place == "model" else "letters, digits, dots, _"

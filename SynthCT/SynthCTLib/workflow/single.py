@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from SynthCTLib.registration import (
     write_transform,
 )
 from SynthCTLib.volume import Role, Volume
-from SynthCTLib.whole_file import whole_files
+from SynthCTLib.whole_file import at_its_place, reason_of, whole_files
 from SynthCTLib.workflow.outcome import fit_record
 from SynthCTLib.workflow.pet_grid import PetGrid, prepare
 
@@ -163,13 +162,10 @@ def _together(folder: Path) -> Iterator[Path]:
     try:
         with whole_files(folder) as staged:
             yield staged
-    except OutputError as error:  # it names where the file was to be before it moves
-        raise OutputError(str(error).replace(str(staged), str(folder))) from error
+    except OutputError as error:
+        raise at_its_place(error, staged, folder) from error
     except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
-        raise OutputError(
-            f"The folder {folder} cannot be written ({error.strerror}): {advice}."
-        ) from error
+        raise OutputError(f"The folder {folder} cannot be written ({reason_of(error)}).") from error
 
 
 def _folder(path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +33,7 @@ from SynthCTLib.workflow.run import run_job
 HEAD = resource("SampleData", "adult_t1_1.6mm_neck.nii.gz")
 LIMB_MR = resource("SampleData", "STS_014", "mr.nii.gz")
 LIMB_CT = resource("SampleData", "STS_014", "ct.nii.gz")
+Disk = Callable[[str], contextlib.AbstractContextManager[Path]]
 
 
 def synthct(*arguments: object) -> int:
@@ -609,60 +609,47 @@ def test_output_that_is_a_file_is_refused(
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A real file system of a few hundred KiB; needs the right to mount."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_folder_that_cannot_be_written_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, disk: Disk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with mounted(tmp_path / "disk", "ro") as disk:
-        said = refused(capfd, "run", "--mr", LIMB_MR, "-o", disk / "out", "--quiet")
+    with disk("ro") as small:
+        said = refused(capfd, "run", "--mr", LIMB_MR, "-o", small / "out", "--quiet")
         assert "cannot be written" in said
 
 
 def test_full_disk_leaves_no_part_of_a_registration(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, disk: Disk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """There is room for the transform, and none for the image."""
     mr, ct = _of_the_sample(tmp_path, "mr"), _of_the_sample(tmp_path, "ct")
-    with mounted(tmp_path / "disk", "size=100k") as disk:
-        (disk / "mine.txt").write_text("mine")
-        out = disk / "out"
+    with disk("size=100k") as small:
+        (small / "mine.txt").write_text("mine")
+        out = small / "out"
         said = refused(capfd, "register", "--fixed", mr, "--moving", ct, "-o", out, "--quiet")
         assert f"{out}/moved.nii.gz cannot be written" in said
         assert not out.exists()
-        assert (disk / "mine.txt").read_text() == "mine"
+        assert (small / "mine.txt").read_text() == "mine"
 
 
 def test_full_disk_is_said_of_a_transform_and_hdf5_is_silent(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, disk: Disk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     transform = sitk.Euler3DTransform()
-    with mounted(tmp_path / "disk", "size=16k") as disk:
+    with disk("size=16k") as small:
         with pytest.raises(OutputError, match="has room"):
-            write_transform(transform, disk / "transform.h5")
-        assert list(disk.iterdir()) == []
-    with mounted(tmp_path / "larger", "size=64k") as disk:
-        write_transform(transform, disk / "transform.h5")
-        assert read_transform(disk / "transform.h5").IsLinear()
+            write_transform(transform, small / "transform.h5")
+        assert list(small.iterdir()) == []
+    with disk("size=64k") as small:
+        write_transform(transform, small / "transform.h5")
+        assert read_transform(small / "transform.h5").IsLinear()
     assert capfd.readouterr().err == ""
 
 
 def test_full_disk_is_said_and_leaves_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, disk: Disk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with mounted(tmp_path / "disk", "size=300k") as disk:
-        out = disk / "out"
+    with disk("size=300k") as small:
+        out = small / "out"
         said = refused(
             capfd, "run", "--mr", LIMB_MR, "--model", "uniform-body", "-o", out, "--quiet"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +20,7 @@ from small_models import write_model
 
 from SynthCTLib.cli.main import run_command
 from SynthCTLib.errors import InputError, OutputError
+from SynthCTLib.export.formats import Format
 from SynthCTLib.export.images import write_images
 from SynthCTLib.export.origin import Origin
 from SynthCTLib.export.parcel import is_untouched, packing
@@ -219,6 +222,22 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         pytest.fail("nothing can be packed there")
     with pytest.raises(InputError, match="is a file"), packing(tmp_path / "file", {}):
         pytest.fail("nothing can be packed there")
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(
+    form: Format,
+    job: Path,
+    disk: Callable[[str], AbstractContextManager[Path]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with disk("size=16k") as small:
+        assert export(job, form, small / "out") == 2
+        said = capfd.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert "free some space or choose another disk" in said
+        assert f" {small}/out" in said  # and not where it is written before it gets its name
+        assert list(small.iterdir()) == []
 
 
 def test_an_altered_export_is_noticed(job: Path, tmp_path: Path) -> None:

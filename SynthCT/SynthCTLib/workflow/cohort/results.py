@@ -17,7 +17,7 @@ from SynthCTLib.metrics.definitions import PET_FIGURES, sentence
 from SynthCTLib.metrics.error_curve import ErrorCurve
 from SynthCTLib.metrics.evaluation import DEFINITIONS
 from SynthCTLib.report.cohort import CohortContent, cohort_page
-from SynthCTLib.whole_file import whole_file, whole_files
+from SynthCTLib.whole_file import reason_of, whole_file, whole_files
 from SynthCTLib.workflow.result import software_versions
 
 FIGURES, STATISTICS, PAGE = "figures.json", "statistics.json", "cohort.html"
@@ -218,10 +218,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path} cannot be written ({error.strerror or error}): choose a folder that may be "
-        "written to and has room."
-    )
+    return OutputError(f"{path} cannot be written ({reason_of(error)}).")
 
 
 def _csv(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
