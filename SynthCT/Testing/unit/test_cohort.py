@@ -670,6 +670,29 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(
     same_tables(one, folder)
 
 
+@pytest.mark.filterwarnings("ignore")  # of Dask's own
+def test_a_cluster_whose_last_worker_is_gone_says_that_it_waits(
+    tmp_path: Path,
+    dask: tuple[str, list[subprocess.Popen[bytes]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from distributed import Client
+
+    address, workers = dask
+    wait_for_workers(address, 2)
+    for worker in workers:
+        worker.kill()
+    with Client(address, set_as_default=False) as client:
+        wait_for(lambda: not client.nthreads())
+    monkeypatch.setattr(cluster, "_check_workers", lambda client, address: None)  # they were there
+    said: list[str] = []
+    task = Task(0, tmp_path / "a", "{}", tmp_path)
+    (done,) = cluster.on_scheduler([task], address, lambda: bool(said), said.append)
+    assert done.cancelled
+    assert len(said) == 1
+    assert f"No worker of {address} is left" in said[0]
+
+
 def wait_for_workers(address: str, count: int) -> None:
     from distributed import Client
 
@@ -684,7 +707,22 @@ def test_no_scheduler_is_said(
     monkeypatch.setattr(cluster, "_CONNECT_S", 0.5)
     task = Task(0, tmp_path / "a", "{}", tmp_path)
     with pytest.raises(InputError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        list(cluster.on_scheduler([task], "tcp://127.0.0.1:9", lambda: False))
+        list(cluster.on_scheduler([task], "tcp://127.0.0.1:9", lambda: False, print))
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "http://host:8786", "tcp://host", "host:port", "tcp://a:1/b", ""]
+)
+def test_what_is_no_address_of_a_scheduler_is_refused_at_once(address: str, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    task = Task(0, tmp_path / "a", "{}", tmp_path)
+    with pytest.raises(InputError, match="none of a Dask scheduler: give one such as tcp://"):
+        list(cluster.on_scheduler([task], address, lambda: False, print))
+
+
+@pytest.mark.parametrize("address", ["tcp://host-1.x:8786", "10.0.0.1:80", "tls://[fe80::1]:9"])
+def test_usual_addresses_of_a_scheduler_are_taken(address: str) -> None:
+    assert cluster._ADDRESS.fullmatch(address)
 
 
 def test_without_dask_it_says_how_to_install_it(
@@ -693,7 +731,7 @@ def test_without_dask_it_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "distributed", None)
     task = Task(0, tmp_path / "a", "{}", tmp_path)
     with pytest.raises(MissingPackage, match=r"pip install 'SynthCT\[cluster\]'"):
-        list(cluster.on_scheduler([task], "tcp://127.0.0.1:9", lambda: False))
+        list(cluster.on_scheduler([task], "tcp://127.0.0.1:9", lambda: False, print))
 
 
 def test_a_bug_is_one_failing_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def run_cohort(
         return False
 
     try:
-        for done in _work(waiting, options, is_stopping):
+        for done in _work(waiting, options, is_stopping, progress.say):
             outcomes[done.index] = done
             entry = entries[done.index]
             if done.reason and not done.cancelled:
@@ -230,12 +230,15 @@ def _stop_file(folder: Path) -> Path:
 
 
 def _work(
-    tasks: Sequence[Task], options: CohortOptions, is_cancelled: Callable[[], bool]
+    tasks: Sequence[Task],
+    options: CohortOptions,
+    is_cancelled: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Iterator[Done]:
     if not tasks:
         return iter(())
     if options.scheduler is not None:
-        return on_scheduler(tasks, options.scheduler, is_cancelled)
+        return on_scheduler(tasks, options.scheduler, is_cancelled, say)
     return in_processes(tasks, min(options.processes, len(tasks)), is_cancelled)
 
 
