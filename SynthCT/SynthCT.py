@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -79,13 +80,14 @@ class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.on_scene_closing)
         self.addObserver(scene, scene.EndCloseEvent, self.on_scene_closed)
         self.addObserver(scene, scene.EndImportEvent, self.on_scene_imported)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.on_node_leaving)
         self.addObserver(scene, scene.NodeRemovedEvent, self.on_node_removed)
         self.panel.bind()
 
     def enter(self):
         """The page is shown."""
         if self.panel is not None:
-            self.panel.bind()
+            self.panel.enter()
 
     def cleanup(self):
         """The module goes away: nothing may be left behind."""
@@ -107,6 +109,12 @@ class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def on_scene_imported(self, caller, event):
         """Take up the state that came with a scene."""
         self.panel.bind()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def on_node_leaving(self, caller, event, node):
+        """A volume goes: its selector would choose a neighbour on its own."""
+        if not slicer.mrmlScene.IsClosing():
+            self.panel.node_leaving(node)
 
     def on_node_removed(self, caller, event):
         """A volume may have gone."""

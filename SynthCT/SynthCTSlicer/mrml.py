@@ -191,7 +191,7 @@ NAMES = {
     "pet": _("synthetic PET"),
     "mumap": _("µ-map"),
     "difference": _("difference"),
-    "reference_ct": _("reference CT in place"),
+    "reference_ct": _("reference CT"),
     "ct_coverage": _("coverage"),
     "ct_uncertainty": _("uncertainty"),
 }

@@ -140,6 +140,7 @@ class Panel:
         self._save()
         with contextlib.suppress(PanelError):  # without a window there is nothing to arrange
             self.review.arrange()
+        self._later(100, lambda: views.bring_up(self.ui.reviewSection))  # its place is known then
 
     def _complain(self, message):
         self.run.say(message, "error")
@@ -333,6 +334,11 @@ class Panel:
         self._save()
         self.sets_view.show()
 
+    def enter(self):
+        """The page is shown: take up the scene as it is now."""
+        self.bind()
+        self.review.look_again()
+
     def release(self):
         """Let go of the parameter node: the scene is being closed, or the page left."""
         self._parameters = None
@@ -367,6 +373,12 @@ class Panel:
         self.volumes.forget_missing()
         self.review.show("")
         self.decide.show("")
+
+    def node_leaving(self, node):
+        """A node is about to leave the scene: no slot holds it any longer."""
+        for slot, identifier in self.volumes.state.nodes.items():
+            if identifier and identifier == node.GetID():
+                self.volumes.choose(slot, "")
 
     def node_removed(self):
         """A node has left the scene."""

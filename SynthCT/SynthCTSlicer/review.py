@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 import slicer
 from slicer.i18n import tr as _
@@ -37,7 +36,10 @@ class Place:
 
 @dataclass
 class ReviewState:
-    """What is looked at. ``shown`` are (output, title) pairs in the order of the views."""
+    """What is looked at. ``shown`` are (output, title) pairs in the order of the views.
+
+    ``compared``: whether the views show ``first`` and ``second``, not each its own.
+    """
 
     run: str = ""
     shown: tuple = ()
@@ -47,6 +49,7 @@ class ReviewState:
     first: str = ""
     second: str = ""
     opacity: float = 0.5
+    compared: bool = False
     outline: bool = False
     places: tuple = ()
     metrics: tuple = ()
@@ -67,18 +70,32 @@ TITLES = {
 }
 
 
+SIGNS = {
+    "mr": "MR",
+    "nac_pet": "NAC",
+    "pet_input": "PET",
+    "reference_ct": "CT",
+    "ct": "sCT",
+    "pet": "sPET",
+    "difference": "\u0394",
+    "ct_uncertainty": "\u03c3",
+    "mumap": "\u00b5",
+}
+"""What stands in the bar of a view, where there is little room; the corner says the name."""
+
+
 def layout_xml(views, planes):
-    """A layout of rows of planes, a view for each (tag, label) pair; linked by a view group."""
+    """A layout of rows of planes, a view for each output; linked by a view group."""
     rows = []
     for plane in planes:
         cells = "".join(
             f'<item><view class="vtkMRMLSliceNode" singletontag="{view_tag(key, plane)}">'
             f'<property name="orientation" action="default">{plane}</property>'
-            f'<property name="viewlabel" action="default">{escape(label)}</property>'
+            f'<property name="viewlabel" action="default">{SIGNS[key]}</property>'
             '<property name="viewcolor" action="default">#5A6B7B</property>'
             f'<property name="viewgroup" action="default">{VIEW_GROUP}</property>'
             "</view></item>"
-            for key, label in views
+            for key in views
         )
         rows.append(f'<item><layout type="horizontal">{cells}</layout></item>')
     return f'<layout type="vertical">{"".join(rows)}</layout>'
@@ -185,7 +202,8 @@ class ReviewLogic:
         number, planes = (LAYOUT_GRID, PLANES) if grid else (LAYOUT_ROW, PLANES[:1])
         if self._layout_before is None:
             self._layout_before = manager.layout
-        self._set_layout(manager, number, layout_xml(self.state.shown, planes))
+        keys = [key for key, _title in self.state.shown]
+        self._set_layout(manager, number, layout_xml(keys, planes))
         self.state.grid, self.state.arranged = grid, True
         self._later(0, self._fill_views)
         self.changed()
@@ -213,6 +231,8 @@ class ReviewLogic:
         return [(key, widget) for key, widget in found if widget is not None]
 
     def _fill_views(self):
+        self.state.compared = False
+        fitted = self.node("ct") or self.node("pet")
         for key, widget in self.views():
             node = self.node(key)
             composite = widget.mrmlSliceCompositeNode()
@@ -221,7 +241,12 @@ class ReviewLogic:
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(1)
             composite.SetHotLinkedControl(1)
-            widget.sliceLogic().FitSliceToBackground()
+            label = slicer.util.findChild(widget.sliceController(), "ViewLabel")
+            label.setMinimumWidth(label.sizeHint.width())  # it is made for two letters
+            # All to the same image: else a PET, with its larger field, would be drawn smaller.
+            width, height = widget.mrmlSliceNode().GetDimensions()[:2]
+            widget.sliceLogic().FitSliceToVolume(fitted, width, height)
+        self._legend()
         crosshair = self._crosshair()
         if crosshair is not None:
             crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
@@ -285,10 +310,20 @@ class ReviewLogic:
         display.SetAndObserveColorNodeID(colours.GetID())
         display.SetAutoWindowLevel(False)
         display.SetWindowLevelMinMax(-self.state.window_hu, self.state.window_hu)
-        legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
+
+    def _legend(self):
+        """The scale of the difference. Made anew: a view that is younger than it never draws it."""
+        node = mrml.find_output(self.state.run, "difference")
+        if node is None:
+            return
+        logic = slicer.modules.colors.logic()
+        before = logic.GetColorLegendDisplayNode(node)
+        if before is not None:
+            slicer.mrmlScene.RemoveNode(before)
+        legend = logic.AddDefaultColorLegendDisplayNode(node)
         if legend is not None:
-            legend.SetTitleText(_("synthetic - reference, HU"))
-            legend.SetLabelFormat("%.0f HU")
+            legend.SetTitleText(_("HU"))
+            legend.SetLabelFormat("%.0f")
 
     # -- one over the other --------------------------------------------------------------------
 
@@ -296,6 +331,11 @@ class ReviewLogic:
         """Show two images in every view, the second over the first; "" shows each its own."""
         state = self.state
         state.first, state.second, state.opacity = first, second, opacity
+        state.compared = bool(second)
+        self._put_images(first, second)
+        self.changed()
+
+    def _put_images(self, first, second):
         low, high = self.node(first), self.node(second) if second else None
         for key, widget in self.views():
             composite = widget.mrmlSliceCompositeNode()
@@ -303,8 +343,13 @@ class ReviewLogic:
             below = low if high is not None else own
             composite.SetBackgroundVolumeID(below.GetID() if below else None)
             composite.SetForegroundVolumeID(high.GetID() if high else None)
-            composite.SetForegroundOpacity(opacity)
-        self.changed()
+            composite.SetForegroundOpacity(self.state.opacity)
+
+    def look_again(self):
+        """Put the images back into the views: other modules may have put theirs there."""
+        state = self.state
+        if self.views():
+            self._put_images(state.first, state.second if state.compared else "")
 
     def flicker(self):
         """Swap which of the two is seen."""
@@ -379,7 +424,13 @@ class ReviewLogic:
         segmentation = self.node("masks")
         if segmentation is None:
             raise PanelError(_("This result has no masks to edit."))
-        segmentation.GetDisplayNode().SetVisibility(True)
+        display = segmentation.GetDisplayNode()
+        for identifier in segments(segmentation).values():  # the editor asks about hidden ones
+            display.SetSegmentVisibility(identifier, True)
+        display.SetVisibility2DFill(True)
+        display.SetVisibility(True)
+        self.state.outline = False
+        self.changed()
         try:
             slicer.util.selectModule("SegmentEditor")
             editor = slicer.util.getModuleWidget("SegmentEditor").editor
@@ -387,8 +438,11 @@ class ReviewLogic:
             raise PanelError(
                 _("The Segment Editor cannot be opened here: start Slicer with its window.")
             ) from error
+        shows = editor.autoShowSourceVolumeNode
+        editor.autoShowSourceVolumeNode = False  # else it puts the CT into every view
         editor.setSegmentationNode(segmentation)
         editor.setSourceVolumeNode(self.node("ct"))
+        editor.autoShowSourceVolumeNode = shows
 
     def masks_as_volumes(self):
         """For each mask, as NAME_edited, a function that makes a label map outside the scene.

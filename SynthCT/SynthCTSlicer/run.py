@@ -350,6 +350,7 @@ class RunLogic:
         """Let the gate look at the chosen volumes, once they have been left alone for a moment."""
         self._check_wanted += 1
         ticket = self._check_wanted
+        self._stop_check()  # what it would say is about other volumes
         self._later(delay_ms, lambda: self._begin_check(ticket))
 
     def _begin_check(self, ticket):
@@ -359,6 +360,7 @@ class RunLogic:
         try:
             inputs = self.inputs()
         except PanelError:
+            self.volumes.set_checking(False)
             return
         task = self.task.state
         content = {
@@ -422,8 +424,8 @@ class RunLogic:
             file.unlink(missing_ok=True)
         self._kept.clear()
         self.state.busy = False
-        if was_busy and reason:
-            self.say(reason, "warning")
+        if reason:
+            self.say(reason if was_busy else "", "warning" if was_busy else "")
 
 
 def _sentence(error, folder):

@@ -67,7 +67,7 @@ class JobRunner:
         self._process = None
         self._offset = 0
         self._cancelled_at = None
-        self._killed = False
+        self._killed = self._lost = False
         self.changed = Signal()
         self.progressed = Signal()
         self.finished = Signal()
@@ -126,6 +126,9 @@ class JobRunner:
             return
         job = self.current
         self._read_events()
+        if job.guarded and not self._killed and not (job.folder / "job.json").is_file():
+            self._lost = True  # the worker would make the folder anew and go on
+            self._kill()
         if self._cancelled_at is not None and not self._killed:
             late = time.monotonic() - self._cancelled_at > GRACE_S
             if late and self._tree_alive():
@@ -150,7 +153,8 @@ class JobRunner:
             return
         job = self.current = self.waiting.popleft()
         job.started = time.monotonic()
-        self._offset, self._cancelled_at, self._killed = 0, None, False
+        self._offset, self._cancelled_at = 0, None
+        self._killed = self._lost = False
         command = [*self._launcher, *job.arguments]
         if job.guarded:
             command += ["--parent", str(self._parent)]
@@ -203,7 +207,7 @@ class JobRunner:
             self.progressed(self.current)
 
     def _outcome(self, job, code):
-        if not job.folder.is_dir():
+        if self._lost or not job.folder.is_dir():
             return Outcome(LOST, _("The job's folder was deleted while it ran: run again."))
         said = _text(job.folder / "worker.txt")
         last = said.strip().splitlines()[-1] if said.strip() else ""

@@ -155,7 +155,11 @@ class VolumesView:
 class TaskView:
     """Part 2."""
 
-    REGISTRATIONS = (("rigid", _("Rigid")), ("none", _("None: already in place")))
+    REGISTRATIONS = (
+        ("rigid", _("Rigid")),
+        ("deformable", _("Deformable: limbs that bent between the scans")),
+        ("none", _("None: already in place")),
+    )
     ANATOMIES = (("", _("As the model says")), ("head", _("Head")), ("body", _("Other body part")))
 
     def __init__(self, ui, logic):
@@ -274,6 +278,16 @@ def _fill(box, items, current):
     index = box.findData(current)
     if index != box.currentIndex:
         box.setCurrentIndex(index)
+
+
+def bring_up(widget):
+    """Scroll the column of modules until a widget is at its top."""
+    area = widget.parent()
+    while area is not None and not area.inherits("QScrollArea"):
+        area = area.parent()
+    if area is not None:
+        place = widget.mapTo(area.widget(), qt.QPoint(0, 0))
+        area.verticalScrollBar().setValue(place.y())
 
 
 def duration(seconds):

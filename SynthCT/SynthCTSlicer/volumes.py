@@ -38,8 +38,7 @@ class VolumesLogic:
     def drop(self, paths):
         """Load files and folders and put each volume where it probably belongs."""
         loaded, failures = mrml.load_paths(paths)
-        self.take(loaded)
-        self.state.message = " ".join(failures)
+        self.state.message = " ".join([*failures, *self.take(loaded)])
         self.changed()
         return loaded
 

@@ -73,6 +73,31 @@ def test_what_cannot_be_read_is_said_and_the_scene_is_unchanged(page: Any, tmp_p
     assert len(page.nodes()) == before
 
 
+def test_dropped_colour_image_is_loaded_and_said_to_be_unsuitable(
+    page: Any, tmp_path: Path
+) -> None:
+    import SimpleITK as sitk
+
+    colour = sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.uint8), isVector=True)
+    sitk.WriteImage(colour, str(tmp_path / "rgb.nrrd"))
+    page.drop(tmp_path / "rgb.nrrd")
+    page.wait(lambda: "colour or vector volume" in page.ui.volumesMessage.text)
+    assert all(not identifier for identifier in page.panel.volumes.state.nodes.values())
+
+
+def test_what_the_gate_says_of_one_volume_is_never_shown_at_another(
+    page: Any, images: Path
+) -> None:
+    filled(page, images)
+    page.wait(lambda: page.panel.checker.busy)
+    other = slicer.util.loadVolume(str(images / "t1.nii.gz"), {"name": "other", "show": False})
+    page.ui.mrSelector.setCurrentNode(other)
+    assert not page.panel.checker.busy
+    assert "No objection" not in page.ui.mrFindings.text
+    page.ui.mrSelector.setCurrentNode(None)
+    page.wait(lambda: "Checking" not in page.ui.ctFindings.text)
+
+
 def test_sample_fills_the_panel_in_one_click(page: Any) -> None:
     page.ui.sampleButton.click()
     assert page.panel.volumes.node("mr").GetName() == "SampleThigh_MR"
@@ -486,9 +511,10 @@ def test_worker_killed_from_outside_or_without_its_folder(page: Any, images: Pat
     page.wait(lambda: page.panel.run.state.fraction > 0.2)
     session, folder = session_of(page), page.panel.runner.current.folder
     shutil.rmtree(folder)
-    page.panel.runner._kill()
     page.until_idle()
     assert "folder was deleted while it ran" in page.ui.messageText.text
+    assert members(session) == []
+    assert not folder.exists()
 
 
 def test_volume_deleted_during_the_run(page: Any, images: Path) -> None:
@@ -496,6 +522,8 @@ def test_volume_deleted_during_the_run(page: Any, images: Path) -> None:
     page.run()
     slicer.mrmlScene.RemoveNode(page.panel.volumes.node("mr"))
     assert page.ui.mrSelector.currentNode() is None
+    assert page.panel.volumes.node("mr") is None
+    assert page.panel.volumes.node("ct") is not None
     before = len(page.nodes())
     page.until_idle()
     assert "t1 was deleted during the run" in page.ui.messageText.text

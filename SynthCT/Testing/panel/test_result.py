@@ -208,6 +208,74 @@ def test_edited_masks_are_evaluated_again(done: Page) -> None:
     done.until_idle()
 
 
+def test_segment_editor_gets_visible_masks_and_leaves_the_views_alone(
+    done: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from standin.application import SegmentEditor
+    from SynthCTSlicer.review import segments
+
+    editor, chosen = SegmentEditor(), []
+    monkeypatch.setattr(slicer.util, "selectModule", chosen.append)
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: SimpleNamespace(editor=editor))
+    done.ui.outlineBox.setChecked(True)  # hides every mask but the bone
+    done.ui.editMasksButton.click()
+    assert chosen == ["SegmentEditor"]
+    review = done.panel.review
+    masks = review.node("masks")
+    assert editor.segmentationNode() is masks
+    assert editor.sourceVolumeNode() is review.node("ct")
+    display = masks.GetDisplayNode()
+    assert display.GetVisibility()
+    assert display.GetVisibility2DFill()
+    assert all(display.GetSegmentVisibility(i) for i in segments(masks).values())
+    assert not done.ui.outlineBox.isChecked()
+    own = {key: review.node(key) for key, _w in review.views()}
+    assert backgrounds(done) == own
+    # The editor still shows what a person chooses there; back on the page each view has its own.
+    assert editor.autoShowSourceVolumeNode
+    editor.setSourceVolumeNode(review.node("mr"))
+    assert set(backgrounds(done).values()) == {review.node("mr")}
+    done.page.enter()
+    assert backgrounds(done) == own
+
+
+def test_views_of_a_row_have_one_scale_a_short_name_and_the_legend(
+    desktop: SimpleNamespace, bin_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    """The PET's field is larger than that of the rest."""
+    import SimpleITK as sitk
+
+    wide = sitk.ConstantPad(sitk.ReadImage(str(images / "fdg_pet.nii.gz")), [30] * 3, [30] * 3, 0)
+    sitk.WriteImage(wide, str(tmp_path / "fdg_pet.nii.gz"))
+    desktop.app.main_window_shown = True
+    page = Page(desktop, bin_folder)
+    page.drop(images / "t1.nii.gz", images / "ct.nii.gz", tmp_path / "fdg_pet.nii.gz")
+    page.choose(page.ui.modelBox, "uniform-body")
+    page.ui.runButton.click()
+    page.until_idle()
+    page.wait(lambda: slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"))
+    for button, count in ((page.ui.gridButton, 15), (page.ui.rowButton, 5)):
+        older = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+        button.click()
+        desktop.app.processEvents()
+        views = [widget for _key, widget in page.panel.review.views()]
+        assert len(views) == count
+        scales: dict[str, set[Any]] = {}
+        for widget in views:
+            node = widget.mrmlSliceNode()
+            per_mm = node.GetFieldOfView()[0] / node.GetDimensions()[0]
+            scales.setdefault(node.GetOrientation(), set()).add(round(per_mm, 3))
+            assert 0 < len(node.GetLayoutLabel()) <= 4
+            label = slicer.util.findChild(widget.sliceController(), "ViewLabel")
+            assert label.minimumWidth >= label.sizeHint.width()
+        assert all(len(found) == 1 for found in scales.values())
+        # A legend is drawn only by views that were there before it.
+        legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
+        assert len(legends) == 1
+        assert legends[0] not in older
+    page.close()
+
+
 def test_editing_masks_without_a_segment_editor_is_said(done: Page) -> None:
     done.ui.editMasksButton.click()
     assert "Segment Editor cannot be opened" in done.ui.messageText.text

@@ -155,15 +155,49 @@ class SliceWidget:
 
     def __init__(self, logic: Any) -> None:
         self._logic = logic
+        self._controller = QtWidgets.QWidget()
+        label = QtWidgets.QLabel(logic.GetSliceNode().GetLayoutLabel(), self._controller)
+        label.setObjectName("ViewLabel")
 
     def sliceLogic(self) -> Any:
         return self._logic
+
+    def sliceController(self) -> Any:
+        return pythonqt.wrap(self._controller)
 
     def mrmlSliceNode(self) -> Any:
         return self._logic.GetSliceNode()
 
     def mrmlSliceCompositeNode(self) -> Any:
         return self._logic.GetSliceCompositeNode()
+
+
+class SegmentEditor:
+    """The Segment Editor's widget: what the panel gives it, and what it does to the views."""
+
+    def __init__(self) -> None:
+        self.autoShowSourceVolumeNode = True
+        self._segmentation: Any = None
+        self._source: Any = None
+
+    def segmentationNode(self) -> Any:
+        return self._segmentation
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._segmentation = node
+
+    def sourceVolumeNode(self) -> Any:
+        return self._source
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        """As the real one: a new source is shown in every slice view there is."""
+        if node is self._source:
+            return
+        self._source = node
+        if self.autoShowSourceVolumeNode:
+            for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+                composite.SetBackgroundVolumeID(node.GetID())
+                composite.SetForegroundVolumeID(None)
 
 
 class LayoutManager:

@@ -145,7 +145,7 @@ class qMRMLNodeComboBox(qMRMLWidget):
 
     def _fill(self) -> None:
         nodes = self._nodes()
-        before = self._current
+        before, row = self._current, self._box.currentIndex()
         self._box.blockSignals(True)
         self._box.clear()
         self._ids = []
@@ -156,6 +156,9 @@ class qMRMLNodeComboBox(qMRMLWidget):
             self._box.addItem(node.GetName())
             self._ids.append(node.GetID())
         wanted = before if before in self._ids else (self._ids[0] or "")
+        if before and before not in self._ids and not self._scene.IsClosing():
+            # As Qt's own combo box: where the chosen row goes, its neighbour is chosen.
+            wanted = self._ids[min(max(row, 0), len(self._ids) - 1)] or ""
         self._box.setCurrentIndex(self._ids.index(wanted or None))
         self._box.blockSignals(False)
         self._choose(wanted)
