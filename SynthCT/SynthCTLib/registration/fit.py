@@ -117,7 +117,8 @@ def fit_warnings(fit: Fit, kind: Kind = Kind.RIGID) -> Iterator[str]:
         reason = (
             "the deformation does not follow there"
             if bent
-            else "one rigid movement does not fit this pair, perhaps a limb that was bent otherwise"
+            else "one rigid movement does not fit this pair, perhaps a limb that was bent "
+            "otherwise, which a deformable registration follows"
         )
         yield (
             f"In {fit.misfit_share:.0%} of {fit.places} places {where}, a shift of "

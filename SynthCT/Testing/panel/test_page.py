@@ -227,11 +227,13 @@ def test_two_volumes_are_compared(page: Any, images: Path) -> None:
     assert "chosen twice" in page.ui.messageText.text
     synthetic = slicer.util.loadVolume(str(images / "ct.nii.gz"), {"name": "sct", "show": False})
     page.ui.syntheticCtSelector.setCurrentNode(synthetic)
+    page.choose(page.ui.registrationBox, "deformable")
     page.mode("polite")
     page.run()
     request = JobFolder.open(page.panel.runner.current.folder).request
     assert request.task is None
     assert request.model is None
+    assert request.options.registration == "deformable"
     assert set(request.inputs) == {Slot.MR, Slot.REFERENCE_CT, Slot.SYNTHETIC_CT}
     page.ui.cancelButton.click()
     page.until_idle()
