@@ -29,7 +29,7 @@ from SynthCTLib.synthesis.registry import Machine, open_model
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.volume import Role
 
-FILES = ("reference_ct", "mr", "mask.body")
+FILES = ("reference_ct", "mr", "mask.compared")
 
 
 def without(name: str, model: str, working_mm: float, threads: int) -> AtlasSynthesizer:

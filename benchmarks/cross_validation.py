@@ -250,7 +250,7 @@ def main() -> None:
             row |= figures(ct, seen, body)
             rows.append(row)
             print(f"<!-- {name} fold {fold}: {row['mae_hu']:.1f} HU, {row['dice_bone']:.3f} -->")
-            files = {"reference_ct": ct, "synthetic_ct": seen, "mr": fine, "mask.body": body}
+            files = {"reference_ct": ct, "synthetic_ct": seen, "mr": fine, "mask.compared": body}
             line = {"subject": name, "method": recipe.name, "fold": fold}
             for key, volume in files.items():
                 file = f"{name}_{key.replace('.', '_')}.nii.gz"

@@ -2,12 +2,13 @@
 
     python benchmarks/geometry.py [--atlases N] [--working-mm MM] [--subject-mm MM] [--models ...]
 
-A shipped real head (adult, 1.6 mm) is stored in each of the 24 right-handed axis orders and, turned
-as a rigid body, on 8 oblique grids, each in another axis order again. The output must have exactly
-the grid of the input; once the axis order is undone, the pseudo-CT must be the same to 1 HU in the
-mean. Atlas models and networks run on a coarse grid of their own, the former with few atlases, the
-latter in small patches and without the mirrored pass: the law is about the input's grid, which
-these settings do not touch.
+A shipped real image, a head (adult, 1.6 mm) or the limb of the sample patient as the model's card
+says, is stored in each of the 24 right-handed axis orders and, turned as a rigid body, on 8 oblique
+grids, each in another axis order again. The output must have exactly the grid of the input; once
+the axis order is undone, the answer must be the same, a pseudo-CT to 1 HU in the mean. Atlas models
+and networks of patches run on a coarse grid of their own, the former with few atlases, the latter
+in small patches and without the mirrored pass: the law is about the input's grid, which these
+settings do not touch.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer
 from SynthCTLib.synthesis.patchwise import PatchwiseSettings, PatchwiseSynthesizer
 from SynthCTLib.synthesis.registry import Machine, list_models, open_model
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import Synthesizer
+from SynthCTLib.synthesis.synthesizer import ModelCard, Synthesizer
 from SynthCTLib.synthesis.task import Task
-from SynthCTLib.volume import Role, Volume
+from SynthCTLib.volume import Role, Unit, Volume
 
 OBLIQUE = 8
 SIDE = 64  # of a network's patch
@@ -84,6 +85,19 @@ def oblique(head: Volume, seed: int) -> Volume:
     return tilted.with_image(sitk.DICOMOrient(tilted.image, orders[(5 * seed + 1) % len(orders)]))
 
 
+def subject_of(card: ModelCard, spacing_mm: float | None) -> Volume:
+    """A shipped real image that a model can be asked about."""
+    task = Task(card.task)
+    if card.tested.anatomy == "body":
+        names = {Role.MR: "mr", Role.CT: "ct", Role.NAC_PET: "nac_pet"}
+        file = resource("SampleData", "STS_014", f"{names[task.input_role]}.nii.gz")
+        unit = Unit.SUV if task.input_role is Role.NAC_PET else None
+        volume = read_volume(file, task.input_role, unit)
+    else:
+        volume = read_volume(resource("SampleData", "adult_t1_1.6mm_neck.nii.gz"), Role.MR)
+    return resample(volume, isotropic_grid(volume.grid, spacing_mm)) if spacing_mm else volume
+
+
 def model_named(name: str, atlases: int, working_mm: float) -> Synthesizer:
     machine = Machine("cpu", 2, default_cache_folder())
     model = open_model(name, machine)
@@ -107,7 +121,7 @@ def model_named(name: str, atlases: int, working_mm: float) -> Synthesizer:
 
 @dataclass
 class Changes:
-    """What storing an image otherwise did to the answer (HU)."""
+    """What storing an image otherwise did to the answer (HU, or SUV of a PET)."""
 
     stored: int = 0
     kept: int = 0
@@ -125,20 +139,18 @@ class Changes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [card.name for card in list_models(Task.MR_TO_CT)]
+    cards = {card.name: card for card in list_models()}
     parser.add_argument("--atlases", type=int, default=2, help="of the atlas models, to save time")
     parser.add_argument("--working-mm", type=float, default=4.0, help="grid that models work on")
-    parser.add_argument("--subject-mm", type=float, help="resample the head to this spacing")
+    parser.add_argument("--subject-mm", type=float, help="resample the image to this spacing")
     parser.add_argument("--orders", type=int, default=24, help="so many axis orders")
     parser.add_argument("--oblique", type=int, default=OBLIQUE, help="so many oblique grids")
-    parser.add_argument("--models", nargs="+", default=names)
+    parser.add_argument("--models", nargs="+", default=list(cards), choices=cards)
     arguments = parser.parse_args()
-    head = read_volume(resource("SampleData", "adult_t1_1.6mm_neck.nii.gz"), Role.MR)
-    if arguments.subject_mm:
-        head = resample(head, isotropic_grid(head.grid, arguments.subject_mm))
+    head = subject_of(cards["head-unet"], arguments.subject_mm)
     print(
-        f"Real head (N = 1, {min(head.grid.spacing_mm):.3g} mm). Models work on "
-        f"{arguments.working_mm:g} mm, atlas models with {arguments.atlases} atlases.\n"
+        f"A real head and a real limb (N = 1 each, {min(head.grid.spacing_mm):.3g} mm). Models "
+        f"work on {arguments.working_mm:g} mm, atlas models with {arguments.atlases} atlases.\n"
     )
     upright_same, oblique_same = same_inside(head)
     print(
@@ -146,26 +158,33 @@ def main() -> None:
         f"{upright_same} of 24 axis orders and on {oblique_same} of {OBLIQUE} oblique grids.\n"
     )
     print(
-        "| model | grids kept | largest mean change, axis orders (HU) | of a voxel (HU) "
-        "| largest mean change, oblique (HU) | of a voxel (HU) |\n|---|---|---|---|---|---|"
+        "| model | image | grids kept | largest mean change, axis orders | of a voxel "
+        "| largest mean change, oblique | of a voxel |\n|---|---|---|---|---|---|---|"
     )
     # The first order is that of the straight answer.
     orders = axis_orders()[1:] if arguments.orders < 24 else axis_orders()
     for name in arguments.models:
         model = model_named(name, arguments.atlases, arguments.working_mm)
-        first = model.synthesize({Role.MR: head}, Progress()).volume
+        image = subject_of(cards[name], arguments.subject_mm)
+
+        def answered(stored: Volume, model: Synthesizer = model) -> Volume:
+            return model.synthesize({stored.role: stored}, Progress()).volume
+
+        first = answered(image)
         straight = sitk.GetArrayFromImage(sitk.DICOMOrient(first.image, "LPS"))
         upright, tilted = Changes(), Changes()
         for code in orders[: arguments.orders]:
-            stored = head.with_image(sitk.DICOMOrient(head.image, code))
-            upright.count(model.synthesize({Role.MR: stored}, Progress()).volume, stored, straight)
+            stored = image.with_image(sitk.DICOMOrient(image.image, code))
+            upright.count(answered(stored), stored, straight)
         for seed in range(arguments.oblique):
-            stored = oblique(head, seed)
-            tilted.count(model.synthesize({Role.MR: stored}, Progress()).volume, stored, straight)
+            stored = oblique(image, seed)
+            tilted.count(answered(stored), stored, straight)
+        unit = first.unit.value
         print(
-            f"| {name} | {upright.kept + tilted.kept}/{upright.stored + tilted.stored} "
-            f"| {upright.mean:.3f} | {upright.voxel:.2f} "
-            f"| {tilted.mean:.3f} | {tilted.voxel:.2f} |",
+            f"| {name} | {'limb' if cards[name].tested.anatomy == 'body' else 'head'}, "
+            f"{image.role.value} | {upright.kept + tilted.kept}/{upright.stored + tilted.stored} "
+            f"| {upright.mean:.3f} {unit} | {upright.voxel:.2f} {unit} "
+            f"| {tilted.mean:.3f} {unit} | {tilted.voxel:.2f} {unit} |",
             flush=True,
         )
 
