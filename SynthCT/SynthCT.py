@@ -108,7 +108,7 @@ class SynthCTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def on_scene_imported(self, caller, event):
         """Take up the state that came with a scene."""
-        self.panel.bind()
+        self.panel.scene_imported()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def on_node_leaving(self, caller, event, node):

@@ -287,7 +287,7 @@ _WINDOWS = {
     "ct": (-500.0, 1100.0),
     "reference_ct": (-500.0, 1100.0),
     "difference": (-300.0, 300.0),
-    "ct_uncertainty": (0.0, 300.0),
+    "ct_uncertainty": (0.0, 800.0),
     "mumap": (0.0, 0.2),
 }
 

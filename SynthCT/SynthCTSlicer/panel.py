@@ -77,6 +77,9 @@ class Panel:
         )
         self.notice = views.NoticeView(ui, self.task.refresh)
         self.sets_view = views.SetsView(ui, self.sets, self.choose_set, self.new_set)
+        self._top, self._restyling = top, False
+        self._palette = views.PaletteFilter(self._palette_changed)
+        top.installEventFilter(self._palette)
 
         for runner in (self.runner, self.checker, self.exporter):
             runner.changed.connect(self._wake)
@@ -113,6 +116,20 @@ class Panel:
         if not (self.runner.busy or self.checker.busy or self.exporter.busy):
             self.timer.stop()
 
+    # -- light and dark ------------------------------------------------------------------------
+
+    def _palette_changed(self):
+        if not self._restyling:
+            self._restyling = True
+            self._later(0, self._restyle)
+
+    def _restyle(self):
+        """Style sheets and colours in texts were made for the palette that there was."""
+        self._restyling = False
+        self.volumes_view.restyle()
+        for view in (self.task_view, self.run_view, self.decide_view, self.notice):
+            view.show()
+
     # -- what leads to what --------------------------------------------------------------------
 
     def _question(self):
@@ -138,8 +155,7 @@ class Panel:
         self.review.show(run)
         self.decide.show(run)
         self._save()
-        with contextlib.suppress(PanelError):  # without a window there is nothing to arrange
-            self.review.arrange()
+        self._arrange()
         self._later(100, lambda: views.bring_up(self.ui.reviewSection))  # its place is known then
 
     def _complain(self, message):
@@ -366,6 +382,17 @@ class Panel:
         self.exporter.stop_all()
         self.release()
 
+    def scene_imported(self):
+        """A scene was opened: take up its state, and show its result when it brings one."""
+        before = self.review.state.run
+        self.bind()
+        if self.review.state.run not in ("", before):
+            self._later(0, self._arrange)  # when the layout of the scene has been set
+
+    def _arrange(self):
+        with contextlib.suppress(PanelError):  # without a window there is nothing to arrange
+            self.review.arrange()
+
     def scene_closed(self):
         """Start over with an empty scene."""
         self.volumes.state.guesses.clear()
@@ -397,5 +424,6 @@ class Panel:
         self.exporter.stop_all()
         self.release()
         self.volumes_view.close()
+        self._top.removeEventFilter(self._palette)
         theme.follow(None)
         shutil.rmtree(self._root(), ignore_errors=True)

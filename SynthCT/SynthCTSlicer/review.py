@@ -114,12 +114,14 @@ class ReviewLogic:
         self.changed = Signal()
         self._later = later
         self._layout_before = None
+        self._at = None
 
     # -- which run -----------------------------------------------------------------------------
 
     def show(self, run):
         """Take up a run whose nodes are in the scene; "" for none."""
         state = self.state = ReviewState(run=run, window_hu=self.state.window_hu)
+        self._at = None
         if run:
             keys = ["mr", "nac_pet", "reference_ct", "ct", "pet"]
             keys.append("difference" if self.node("difference") else "ct_uncertainty")
@@ -128,7 +130,6 @@ class ReviewLogic:
             state.shown = tuple((k, TITLES[k]) for k in keys if self.node(k) is not None)
             names = [key for key, _title in state.shown]
             state.first = "ct" if "ct" in names else (names[0] if names else "")
-            state.second = "reference_ct" if "reference_ct" in names else ""
             state.can_reevaluate = bool(self.node("reference_ct") and self.node("masks"))
             self._read_places()
             self._read_metrics()
@@ -248,11 +249,12 @@ class ReviewLogic:
             widget.sliceLogic().FitSliceToVolume(fitted, width, height)
         self._legend()
         crosshair = self._crosshair()
-        if crosshair is not None:
+        if crosshair is not None:  # off and on: a new view has drawn it before it had its size
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.NoCrosshair)
             crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
-        centre = self._centre()
-        if centre is not None:
-            self._jump(centre)
+        place = self._at or self._centre()
+        if place is not None:
+            self._jump(place)
 
     def _set_layout(self, manager, number, xml):
         layouts = manager.layoutLogic().GetLayoutNode()
@@ -352,10 +354,13 @@ class ReviewLogic:
             self._put_images(state.first, state.second if state.compared else "")
 
     def flicker(self):
-        """Swap which of the two is seen."""
+        """Swap which of the two is seen; without a second one, the reference is taken."""
         state = self.state
-        if state.second:
-            self.compare(state.first, state.second, 0.0 if state.opacity >= 0.5 else 1.0)
+        others = [key for key, _title in state.shown if key != state.first]
+        second = state.second or ("reference_ct" if "reference_ct" in others else "")
+        second = second or next(iter(others), "")
+        if second:
+            self.compare(state.first, second, 0.0 if state.opacity >= 0.5 else 1.0)
 
     def set_outline(self, on):
         """The outline of the skull (or bone) over every view."""
@@ -379,6 +384,7 @@ class ReviewLogic:
             self._jump(self.state.places[index].ras)
 
     def _jump(self, ras):
+        self._at = ras
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *ras)
         crosshair = self._crosshair()
         if crosshair is not None:
@@ -443,6 +449,7 @@ class ReviewLogic:
         editor.setSegmentationNode(segmentation)
         editor.setSourceVolumeNode(self.node("ct"))
         editor.autoShowSourceVolumeNode = shows
+        self.look_again()  # when it is opened for the first time it has chosen a source by itself
 
     def masks_as_volumes(self):
         """For each mask, as NAME_edited, a function that makes a label map outside the scene.

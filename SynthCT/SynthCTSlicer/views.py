@@ -38,6 +38,20 @@ class DropFilter(qt.QObject):
         return True
 
 
+class PaletteFilter(qt.QObject):
+    """Tells when the window of a widget turns light or dark."""
+
+    def __init__(self, on_change):
+        qt.QObject.__init__(self)
+        self.on_change = on_change
+
+    def eventFilter(self, watched, event):
+        """Look, and let everything pass."""
+        if event.type() in (qt.QEvent.PaletteChange, qt.QEvent.StyleChange):
+            self.on_change()
+        return False
+
+
 SELECTORS = {
     "mr": "mrSelector",
     "ct": "ctSelector",
@@ -83,6 +97,11 @@ class VolumesView:
 
     def _hover(self, active):
         self.ui.dropZone.setStyleSheet(theme.drop_zone("dropZone", active))
+
+    def restyle(self):
+        """The window has turned light or dark."""
+        self._hover(False)
+        self.show()
 
     def _dropped(self, paths):
         slicer.app.processEvents()

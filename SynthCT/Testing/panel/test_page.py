@@ -185,6 +185,24 @@ def test_findings_of_the_gate_are_shown_by_volume(
     assert not list(page.panel._root().glob("job-*"))  # nothing is left of the check
 
 
+def test_colours_follow_the_window_into_the_dark_and_back(page: Any, images: Path) -> None:
+    from pictures import set_theme
+
+    filled(page, images)
+    page.wait(lambda: "No objection" in page.ui.mrFindings.text)
+    light = page.ui.mrFindings.text
+    edge = page.ui.dropZone.styleSheet
+    try:
+        set_theme(True)
+        page.wait(lambda: page.ui.mrFindings.text != light)
+        assert "No objection" in page.ui.mrFindings.text
+        assert page.ui.dropZone.styleSheet != edge
+    finally:
+        set_theme(False)
+    page.wait(lambda: page.ui.mrFindings.text == light)
+    assert page.ui.dropZone.styleSheet == edge
+
+
 # -- task and model --------------------------------------------------------------------------------
 
 

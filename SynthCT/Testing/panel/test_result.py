@@ -125,6 +125,17 @@ def test_window_presets(done: Page) -> None:
     assert windows == [1000.0, 100.0, 350.0]
 
 
+def test_each_view_has_its_own_until_a_second_is_chosen_or_flicker_is_pressed(done: Page) -> None:
+    box = done.ui.secondBox
+    assert box.itemData(box.currentIndex) == ""
+    done.ui.flickerButton.click()
+    assert box.itemData(box.currentIndex) == "reference_ct"
+    composites = [w.mrmlSliceCompositeNode() for _k, w in done.panel.review.views()]
+    first, second = (done.panel.review.node(key).GetID() for key in ("ct", "reference_ct"))
+    assert {c.GetBackgroundVolumeID() for c in composites} == {first}
+    assert {c.GetForegroundVolumeID() for c in composites} == {second}
+
+
 def test_one_over_the_other_by_opacity_and_flicker(done: Page) -> None:
     done.choose(done.ui.firstBox, "ct")
     done.choose(done.ui.secondBox, "reference_ct")
@@ -163,6 +174,12 @@ def test_click_on_a_worst_place_moves_the_slices_there(done: Page) -> None:
     for _key, widget in done.panel.review.views():
         matrix = widget.mrmlSliceNode().GetSliceToRAS()
         assert matrix.GetElement(2, 3) == pytest.approx(ras[2], abs=0.01)
+    done.ui.gridButton.click()  # another layout stays at the place
+    done.desktop.app.processEvents()
+    for _key, widget in done.panel.review.views():
+        node = widget.mrmlSliceNode()
+        axis = {"Sagittal": 0, "Coronal": 1, "Axial": 2}[node.GetOrientation()]
+        assert node.GetSliceToRAS().GetElement(axis, 3) == pytest.approx(ras[axis], abs=0.01)
     # The place is where the error is: the difference there is as bad as the list says.
     node = done.panel.review.node("difference")
     array = slicer.util.arrayFromVolume(node)
@@ -215,7 +232,12 @@ def test_segment_editor_gets_visible_masks_and_leaves_the_views_alone(
     from SynthCTSlicer.review import segments
 
     editor, chosen = SegmentEditor(), []
-    monkeypatch.setattr(slicer.util, "selectModule", chosen.append)
+
+    def select(name: str) -> None:  # at its first opening it takes a source of its own
+        chosen.append(name)
+        editor.setSourceVolumeNode(done.panel.volumes.node("mr"))
+
+    monkeypatch.setattr(slicer.util, "selectModule", select)
     monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: SimpleNamespace(editor=editor))
     done.ui.outlineBox.setChecked(True)  # hides every mask but the bone
     done.ui.editMasksButton.click()
@@ -414,6 +436,9 @@ def test_saved_scene_brings_back_the_same_panel(
     assert done.ui.fieldSlider.value == 120.0
     assert panel.review.node("ct") is not None
     assert [place.text for place in panel.review.state.places] == before
+    # The layout that was saved is known to no other Slicer: the views are arranged anew.
+    assert len(panel.review.views()) == len(panel.review.state.shown)
+    assert all(node is not None for node in backgrounds(done).values())
     assert panel.decide.state.verdict == "rejected"
     assert done.ui.reasonMotion.isChecked()
     assert done.ui.decisionLabel.text.startswith("Rejected by ")
