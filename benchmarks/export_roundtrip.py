@@ -5,7 +5,8 @@
 Simulated heads with fractional HU on random grids: any orientation, anisotropic, up to 0.9 m off
 centre, right- and left-handed. Each is exported and read back by other software, and by SynthCT's
 own reader. The value error is over all voxels, the position error the largest distance between the
-places that both give a corner voxel. A reader that is not installed is named and left out.
+places that both give a corner voxel. A reader that is not installed is named and left out. At the
+end, what the validators say of every DICOM file.
 """
 
 from __future__ import annotations
@@ -240,6 +241,41 @@ def errors(case: Case, volume: Volume) -> tuple[float, float]:
     return float(off), float(np.linalg.norm(apart[:, :3], axis=1).max())
 
 
+def validate(count: int) -> None:
+    """Print what dciodvfy says of each DICOM file, and dcentvfy of all files of a geometry."""
+    one, several = find("dciodvfy"), find("dcentvfy")
+    if one is None or several is None:
+        print("\nThe validators dciodvfy and dcentvfy are not installed.")
+        return
+    print(
+        "\n| format | geometries | files | errors (dciodvfy) | warnings | inconsistencies of the "
+        "files of a study (dcentvfy) |\n|---|--:|--:|--:|--:|--:|"
+    )
+    for name, of, write in (
+        ("dicom", CT, ct_series),
+        ("dicom-int", MU, integers),
+        ("dicom-pm", MU, parametric),
+    ):
+        files = said_errors = said_warnings = inconsistent = 0
+        for seed in range(count):
+            ct = head(random_grid(seed, True), seed)
+            with tempfile.TemporaryDirectory() as folder:
+                write(ct if of == CT else hu_to_mu(ct), Path(folder))
+                paths = sorted(Path(folder).glob("*.dcm"))
+                for path in paths:
+                    said = said_by([one, "-new", str(path)])
+                    said_errors += sum("Error" in line for line in said)
+                    said_warnings += sum("Warning" in line for line in said)
+                inconsistent += len(said_by([several, *map(str, paths)]))
+            files += len(paths)
+        print(f"| {name} | {count} | {files} | {said_errors} | {said_warnings} | {inconsistent} |")
+
+
+def said_by(command: list[str]) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).splitlines()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--geometries", type=int, default=20)
@@ -266,6 +302,7 @@ def main() -> int:
             f"| {where} |",
             flush=True,
         )
+    validate(count)
     return 0
 
 
