@@ -42,6 +42,7 @@ HEADS = TestedRange(
     age_years=(3.0, 90.0),
 )
 ANYTHING = TestedRange(anatomy="body")
+LIMBS = TestedRange(anatomy="limb")
 CUT_AT_THE_FACE = {"03", "04", "07", "09", "13", "20"}
 PHANTOM_MM = 2.0
 # T2-like signal by label: fluid bright, white matter dark. Brain structures by FreeSurfer number.
@@ -373,6 +374,7 @@ def heads(tally: Tally, pack: Path) -> None:
     for name, true in REAL_HEADS.items():
         mr = read_volume(pack / "heads" / f"{name}.nii.gz", Role.MR)
         spoilt_heads(tally, name, mr, true)
+        tally.one(f"{name} for a limb model", mr, LIMBS, {"image.head"})
         tally.one(f"{name} brain only", brain_by_depth(mr), HEADS, {"head.brain-only"}, LOOSE)
         rule = "ct.rescaled" if mr.array.max() <= 255 else "ct.not-hu"
         tally.one(f"{name} as CT", as_role(mr, Role.CT), None, {rule})
@@ -380,6 +382,7 @@ def heads(tally: Tally, pack: Path) -> None:
     ct = read_volume(pack / "heads" / "adult_ct_unpaired.nii.gz", Role.CT)
     tally.one("head CT", ct, None, sound=True)
     tally.one("head CT for a head model", ct, HEADS, {"head.base-cut"}, sound=True)
+    tally.one("head CT for a limb model", ct, LIMBS, {"image.head"})
     spoilt_ct(tally, "head CT", ct)
 
 
@@ -458,8 +461,8 @@ def sarcoma(tally: Tally, pack: Path) -> None:
             read_volume(folder / f"{kind}.nii.gz", role)
             for kind, role in (("ct", Role.CT), ("mr", Role.MR), ("pet", Role.PET))
         )
-        tally.one(f"{name} CT", ct, ANYTHING, sound=True)
-        tally.one(f"{name} MR", mr, ANYTHING, sound=True)
+        tally.one(f"{name} CT", ct, LIMBS, sound=True)
+        tally.one(f"{name} MR", mr, LIMBS, sound=True)
         tally.one(f"{name} PET", pet, ANYTHING, sound=True)
         tally.one(f"{name} MR in the range of raw CT", in_the_range_of_raw_ct(mr), ANYTHING)
         other = frozenset({"image.spacing"})

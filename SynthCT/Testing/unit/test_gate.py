@@ -28,6 +28,7 @@ HEADS = TestedRange(
     age_years=(3.0, 90.0),
 )
 BODY = TestedRange(anatomy="body")
+T1_LIMBS = TestedRange(anatomy="limb", contrasts=("t1",))
 
 # --- an analytic head and a limb ------------------------------------------------------------
 
@@ -585,6 +586,34 @@ CASES: list[tuple[str, str, Severity, Inspection, Inspection]] = [
         WARNING,
         of(lambda: changed(MR, without_face), HEADS),
         of(lambda: MR, HEADS),
+    ),
+    (
+        "image.contrast",
+        "T2 limb by tags",
+        WARNING,
+        of(lambda: tagged(LIMB_MR, EchoTime=100.0, RepetitionTime=5000.0), T1_LIMBS),
+        of(lambda: tagged(LIMB_MR, EchoTime=10.0, RepetitionTime=500.0), T1_LIMBS),
+    ),
+    (
+        "image.contrast",
+        "contrast not stated",
+        WARNING,
+        of(lambda: tagged(LIMB_MR, EchoTime=100.0, RepetitionTime=5000.0), T1_LIMBS),
+        of(lambda: tagged(LIMB_MR, EchoTime=100.0, RepetitionTime=5000.0), BODY),
+    ),
+    (
+        "image.head",
+        "MR",
+        WARNING,
+        of(lambda: MR, T1_LIMBS),
+        of(lambda: LIMB_MR, T1_LIMBS),
+    ),
+    (
+        "image.head",
+        "CT, any part of the body",
+        WARNING,
+        of(lambda: CT, T1_LIMBS),
+        of(lambda: CT, BODY),
     ),
     (
         "head.contrast",

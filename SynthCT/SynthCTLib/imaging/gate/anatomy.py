@@ -72,6 +72,43 @@ def check_head(view: View, tested: TestedRange) -> Iterator[Finding]:
         yield from _padding(view)
 
 
+def check_limb(view: View) -> Iterator[Finding]:
+    """The rule for an MR or CT that is given to a model for limbs."""
+    head = whole_vault(view, ears=False)
+    # A limb that ends in the field may look like a vault; it is smaller.
+    if (
+        head is not None
+        and _within(head.width_mm, USUAL_WIDTH_MM)
+        and _within(head.length_mm, USUAL_LENGTH_MM)
+    ):
+        yield warning(
+            "image.head",
+            view.name,
+            f"The {view.name} shows a head ({_measures(head)}) and the model was tested on limbs: "
+            "choose a model for heads.",
+        )
+
+
+def whole_vault(view: View, *, ears: bool = True) -> Head | None:
+    """The head of an MR or CT whose vault is whole, None for anything else.
+
+    ``ears``: a head whose sides are cut by the field is none.
+    """
+    if view.role not in (Role.MR, Role.CT):
+        return None
+    try:
+        head = Head.of(view.scan)
+    except InputError:
+        return None
+    is_head = (
+        set(head.cut_faces) <= {Face.INFERIOR, *(() if ears else (Face.LEFT, Face.RIGHT))}
+        and WIDTH_MM[0] <= head.width_mm <= WIDTH_MM[1]
+        and LENGTH_MM[0] <= head.length_mm <= LENGTH_MM[1]
+        and head.width_mm < head.length_mm
+    )
+    return head if is_head else None
+
+
 def _scale(view: View, head: Head) -> Iterator[Finding]:
     too_large = head.width_mm > WIDTH_MM[1] or head.length_mm > LENGTH_MM[1]
     too_small = head.width_mm < WIDTH_MM[0] or head.length_mm < LENGTH_MM[0]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from SynthCTLib.errors import InputError
 
-ANATOMIES = ("head", "body")
+ANATOMIES = ("head", "limb", "body")
 CONTRASTS = ("t1", "t2", "pd", "flair", "ute")
 Range = tuple[float, float]
 
@@ -40,7 +40,7 @@ class Finding:
 class TestedRange:
     """The inputs that a model was tested on; None stands for "not stated", and is not checked.
 
-    ``anatomy``: "head" or "body" (any part of it); the rules about heads need "head".
+    ``anatomy``: "head", "limb", or "body" (any part of it); the rules about heads need "head".
     ``contrasts``: MR contrasts among t1, t2, pd, flair and ute (ZTE included).
     ``spacing_mm``: finest and coarsest distance of voxels along any axis.
     ``head_width_mm`` and ``head_length_mm``: of the head mask above the ears, skin to skin.
@@ -99,6 +99,8 @@ RULES: dict[str, str] = {
     "image.oblique": "a grid tilted by more than 30 degrees",
     "image.large": "a matrix that takes long",
     "image.age": "an age outside the tested range",
+    "image.contrast": "an MR contrast that was not tested, by its tags (heads: head.contrast)",
+    "image.head": "a head in place of a limb",
     "ct.shifted": "raw CT numbers: the rescale intercept was lost",
     "ct.looks-like-mu": "attenuation coefficients in place of HU",
     "ct.rescaled": "values scaled to 0..1 or to 8 bits",

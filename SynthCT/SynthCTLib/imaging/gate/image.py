@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from SynthCTLib.imaging.gate.contrast import contrast_of_tags
 from SynthCTLib.imaging.gate.findings import Finding, TestedRange, error, note, warning
 from SynthCTLib.imaging.gate.view import View
 from SynthCTLib.volume import Role
@@ -92,6 +93,7 @@ def check_image(view: View, tested: TestedRange | None) -> Iterator[Finding]:
     yield from _synthetic(view)
     yield from _grid(view, tested)
     yield from _age(view, tested)
+    yield from _contrast(view, tested)
 
 
 def _modality(view: View) -> Iterator[Finding]:
@@ -209,6 +211,22 @@ def _age(view: View, tested: TestedRange | None) -> Iterator[Finding]:
         view.name,
         f"The patient is {shown} old and the model was tested from {limits[0]:g} to "
         f"{limits[1]:g} years: check skull and sinuses in the result with care.",
+    )
+
+
+def _contrast(view: View, tested: TestedRange | None) -> Iterator[Finding]:
+    """By the tags alone; of a head the tissues tell it too (``anatomy``)."""
+    if tested is None or tested.contrasts is None or tested.anatomy == "head":
+        return
+    contrast = contrast_of_tags(view.tags) if view.role == Role.MR else None
+    if contrast is None or contrast in tested.contrasts:
+        return
+    known = " or ".join(tested.contrasts)
+    yield warning(
+        "image.contrast",
+        view.name,
+        f"The MR is {contrast}-weighted by its DICOM tags and the model was tested on {known}: "
+        f"give an MR of {known} contrast.",
     )
 
 

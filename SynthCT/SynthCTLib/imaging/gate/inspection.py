@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from SynthCTLib.imaging.gate.anatomy import check_head
+from SynthCTLib.imaging.gate.anatomy import check_head, check_limb
 from SynthCTLib.imaging.gate.ct import check_ct
 from SynthCTLib.imaging.gate.findings import Finding, Severity, TestedRange
 from SynthCTLib.imaging.gate.image import check_image, unusable
@@ -35,6 +35,8 @@ def inspect(volume: Volume, tested: TestedRange | None = None) -> tuple[Finding,
     if is_for_heads and volume.role in (Role.MR, Role.CT) and not _errors(findings):
         assert tested is not None
         findings += check_head(view, tested)
+    if tested is not None and tested.anatomy == "limb" and not _errors(findings):
+        findings += check_limb(view)
     return _in_order(findings)
 
 

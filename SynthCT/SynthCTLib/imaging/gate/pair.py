@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from SynthCTLib.errors import InputError
-from SynthCTLib.imaging.gate.anatomy import LENGTH_MM, WIDTH_MM
+from SynthCTLib.imaging.gate.anatomy import whole_vault
 from SynthCTLib.imaging.gate.findings import Finding, error, warning
-from SynthCTLib.imaging.gate.head import Head
 from SynthCTLib.imaging.gate.image import age_years
-from SynthCTLib.imaging.gate.view import Face, View
-from SynthCTLib.volume import Grid, Role
+from SynthCTLib.imaging.gate.view import View
+from SynthCTLib.volume import Grid
 
 # Points along each axis of the one field that are looked up in the other.
 FIELD_POINTS = 24
@@ -90,7 +88,7 @@ def _patients(one: View, other: View, subject: str) -> Iterator[Finding]:
 
 
 def _heads(one: View, other: View, subject: str) -> Iterator[Finding]:
-    heads = [_whole_vault(view) for view in (one, other)]
+    heads = [whole_vault(view) for view in (one, other)]
     if heads[0] is None or heads[1] is None:
         return
     sizes = [(h.width_mm, h.length_mm) for h in heads if h is not None]
@@ -103,20 +101,3 @@ def _heads(one: View, other: View, subject: str) -> Iterator[Finding]:
             f"The heads in {one.name} and {other.name} measure {shown} across: "
             "check that both are of one patient and that both spacings are right.",
         )
-
-
-def _whole_vault(view: View) -> Head | None:
-    """The head of an MR or CT whose vault is whole, None for anything else."""
-    if view.role not in (Role.MR, Role.CT):
-        return None
-    try:
-        head = Head.of(view.scan)
-    except InputError:
-        return None
-    is_head = (
-        set(head.cut_faces) <= {Face.INFERIOR}
-        and WIDTH_MM[0] <= head.width_mm <= WIDTH_MM[1]
-        and LENGTH_MM[0] <= head.length_mm <= LENGTH_MM[1]
-        and head.width_mm < head.length_mm
-    )
-    return head if is_head else None
