@@ -88,7 +88,7 @@ def oblique(head: Volume, seed: int) -> Volume:
 def subject_of(card: ModelCard, spacing_mm: float | None) -> Volume:
     """A shipped real image that a model can be asked about."""
     task = Task(card.task)
-    if card.tested.anatomy == "body":
+    if card.tested.anatomy != "head":
         names = {Role.MR: "mr", Role.CT: "ct", Role.NAC_PET: "nac_pet"}
         file = resource("SampleData", "STS_014", f"{names[task.input_role]}.nii.gz")
         unit = Unit.SUV if task.input_role is Role.NAC_PET else None
@@ -181,7 +181,7 @@ def main() -> None:
             tilted.count(answered(stored), stored, straight)
         unit = first.unit.value
         print(
-            f"| {name} | {'limb' if cards[name].tested.anatomy == 'body' else 'head'}, "
+            f"| {name} | {'limb' if cards[name].tested.anatomy != 'head' else 'head'}, "
             f"{image.role.value} | {upright.kept + tilted.kept}/{upright.stored + tilted.stored} "
             f"| {upright.mean:.3f} {unit} | {upright.voxel:.2f} {unit} "
             f"| {tilted.mean:.3f} {unit} | {tilted.voxel:.2f} {unit} |",
