@@ -226,7 +226,9 @@ def run(
         _refuse_beside_a_manifest(*named, reference_series)
         options["report"] = reports
         spread = _Spread(manifest, processes, scheduler, strata, figure, pet_unit)
-        _do_cohort(output, spread, task or Task.MR_TO_CT, model, options, overwrite, quiet)
+        folder = models_folder or default_models_folder()
+        named_task = Task.MR_TO_CT if model is None else find_card(model, folder).task
+        _do_cohort(output, spread, task or named_task, model, options, overwrite, quiet)
         return
     given = {Slot.MR: mr, Slot.NAC_PET: pet_nac, Slot.CT: ct}
     sources = {slot: path for slot, path in given.items() if path is not None}

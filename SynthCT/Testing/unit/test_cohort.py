@@ -458,6 +458,38 @@ def test_run_with_a_manifest_makes_and_evaluates(images: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "subjects" / "s1" / "uniform-body" / "mumap.nii.gz").is_file()
 
 
+@pytest.mark.parametrize(
+    ("model", "made_from", "reference"),
+    [("virtual-pet", "ct", "reference_pet"), ("vq-triplanar", "nac_pet", "reference_ct")],
+)
+def test_the_model_of_a_cohort_names_its_task_and_so_its_files(
+    model: str, made_from: str, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images cannot be read, so that each job says no as soon as it is begun."""
+    row = {"subject": "a"}
+    for name in ("mr", "ct", "nac_pet", "reference_ct", "reference_pet"):
+        (tmp_path / f"{name}.nrrd").write_text("no image")
+        row[name] = f"{name}.nrrd"
+    write_manifest(tmp_path / "m.csv", [row])
+    code = synthct(
+        "run", "--manifest", tmp_path / "m.csv", "--model", model, "--processes", 1,
+        "-o", tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    assert code == 2
+    assert f"{made_from}.nrrd" in capsys.readouterr().err
+    job = json.loads((tmp_path / "out" / "subjects" / "a" / model / "job.json").read_text())
+    assert set(job["inputs"]) == {made_from, reference}
+
+
+def test_an_unknown_model_of_a_cohort_is_refused_before_any_work(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("run", "--manifest", images / "manifest.csv", "--model", "none-such")
+    assert synthct(*asked, "-o", tmp_path / "out") == 2
+    assert "There is no model named 'none-such'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 # Compare
 
 
