@@ -79,6 +79,7 @@ class VolumesView:
         for slot in SLOTS:
             selector = getattr(ui, SELECTORS[slot])
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._chooser(slot))
+            _open_to_keyboard(selector)
         logic.changed.connect(self.show)
         task.changed.connect(self.show)
         self.show()
@@ -169,6 +170,14 @@ class VolumesView:
         if not found and state.checking:
             lines.append(theme.line("note", _("Checking")))
         return lines + [theme.line(f.severity, f.message) for f in found]
+
+
+def _open_to_keyboard(selector):
+    """A node selector hands its list's focus to itself and takes none: Tab would pass it by."""
+    for child in selector.children():
+        if child.inherits("QComboBox"):
+            child.setFocusProxy(None)
+            child.setAccessibleName(selector.accessibleName)
 
 
 class TaskView:

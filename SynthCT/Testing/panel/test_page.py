@@ -185,6 +185,15 @@ def test_findings_of_the_gate_are_shown_by_volume(
     assert not list(page.panel._root().glob("job-*"))  # nothing is left of the check
 
 
+def test_every_selector_is_reached_by_the_keyboard(page: Any) -> None:
+    for name in ("mrSelector", "ctSelector", "petSelector", "nacPetSelector"):
+        selector = getattr(page.ui, name)
+        boxes = [child for child in selector.children() if child.inherits("QComboBox")]
+        assert len(boxes) == 1
+        assert boxes[0].focusProxy() is None
+        assert boxes[0].accessibleName == selector.accessibleName != ""
+
+
 def test_colours_follow_the_window_into_the_dark_and_back(page: Any, images: Path) -> None:
     from pictures import set_theme
 

@@ -90,7 +90,7 @@ class qMRMLNodeComboBox(qMRMLWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._box)
-        self.setFocusProxy(self._box)
+        self._box.setFocusProxy(self)  # as qMRML's: without more, Tab passes it by
         self._types: list[str] = ["vtkMRMLNode"]
         self._flags = {"none": False, "child": True, "hidden": False, "hide": []}
         self._attributes: list[tuple[str, str, str | None]] = []
