@@ -275,7 +275,7 @@ class Panel:
 
     def _dicom_folder(self):
         """The folder that the input was dropped from: DICOM objects belong to its study."""
-        for key in ("mr", "nac_pet", "ct"):
+        for key in ("mr", "nac_pet", "ct_input"):
             node = self.review.node(key)
             folder = node.GetAttribute(FOLDER) if node is not None else None
             if folder and Path(folder).is_dir():

@@ -60,6 +60,7 @@ class ReviewState:
 TITLES = {
     "mr": _("MR"),
     "nac_pet": _("NAC PET"),
+    "ct_input": _("CT"),
     "pet_input": _("PET"),
     "reference_ct": _("Reference CT"),
     "ct": _("Synthetic CT"),
@@ -73,6 +74,7 @@ TITLES = {
 SIGNS = {
     "mr": "MR",
     "nac_pet": "NAC",
+    "ct_input": "CT",
     "pet_input": "PET",
     "reference_ct": "CT",
     "ct": "sCT",
@@ -123,7 +125,7 @@ class ReviewLogic:
         state = self.state = ReviewState(run=run, window_hu=self.state.window_hu)
         self._at = None
         if run:
-            keys = ["mr", "nac_pet", "reference_ct", "ct", "pet"]
+            keys = ["mr", "nac_pet", "ct_input", "reference_ct", "ct", "pet"]
             keys.append("difference" if self.node("difference") else "ct_uncertainty")
             pet = self.node("pet_input")
             keys += ["pet_input"] if pet is not None else []
@@ -138,12 +140,15 @@ class ReviewLogic:
         self.changed()
 
     def node(self, key):
-        """The node of an output or of an input of the run, or None."""
+        """The node of an output or of an input of the run, or None.
+
+        ``ct`` and ``pet`` are what was made; ``ct_input`` and ``pet_input`` what it was made from.
+        """
         found = mrml.find_output(self.state.run, key)
         if found is not None:
             return found
         record = mrml.find_output(self.state.run, "record")
-        if record is None or key == "pet":
+        if record is None or key in ("ct", "pet"):
             return None
         return record.GetNodeReference(f"SynthCT.{key.removesuffix('_input')}")
 
@@ -191,7 +196,7 @@ class ReviewLogic:
             facts.append(_("Coverage: outside it nothing is claimed."))
         if self.node("ct_uncertainty") is not None:
             facts.append(_("Uncertainty: one standard deviation, HU."))
-        if not self.state.metrics:
+        if not self.state.metrics and self.node("ct") is not None:
             facts.append(_("No reference CT: no figures of accuracy."))
         self.state.facts = (*facts, *record.get("notes", ()))
 
@@ -286,8 +291,8 @@ class ReviewLogic:
 
     def preset(self, name):
         """A window for the CTs: bone, brain or soft."""
-        for key in ("ct", "reference_ct"):
-            node = mrml.find_output(self.state.run, key)
+        for key in ("ct", "reference_ct", "ct_input"):
+            node = self.node(key)
             if node is not None:
                 slicer.modules.volumes.logic().ApplyVolumeDisplayPreset(
                     node.GetDisplayNode(), PRESETS[name]
@@ -447,7 +452,7 @@ class ReviewLogic:
         shows = editor.autoShowSourceVolumeNode
         editor.autoShowSourceVolumeNode = False  # else it puts the CT into every view
         editor.setSegmentationNode(segmentation)
-        editor.setSourceVolumeNode(self.node("ct"))
+        editor.setSourceVolumeNode(self.node("ct") or self.node(self.state.first))
         editor.autoShowSourceVolumeNode = shows
         self.look_again()  # when it is opened for the first time it has chosen a source by itself
 

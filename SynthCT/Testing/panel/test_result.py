@@ -69,6 +69,32 @@ def test_pet_is_shown_beside_the_result(
     page.close()
 
 
+def test_a_ct_that_a_pet_was_made_from_is_not_called_synthetic(
+    desktop: SimpleNamespace, bin_folder: Path, images: Path
+) -> None:
+    desktop.app.main_window_shown = True
+    page = Page(desktop, bin_folder)
+    page.drop(images / "ct.nii.gz")
+    ct = page.panel.volumes.node("ct")
+    made = slicer.util.loadVolume(str(images / "fdg_pet.nii.gz"), {"name": "made", "show": False})
+    record = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "record")
+    record.SetText(json.dumps({"model": "virtual-pet", "model_version": "1"}))
+    for node, key in ((record, "record"), (made, "pet")):
+        node.SetAttribute("SynthCT.Run", "run")
+        node.SetAttribute("SynthCT.Output", key)
+    record.SetNodeReferenceID("SynthCT.ct", ct.GetID())
+    page.panel._show_run("run")
+    desktop.app.processEvents()
+    shown = page.panel.review.state.shown
+    assert shown == (("ct_input", "CT"), ("pet", "Synthetic PET"))
+    assert page.panel.review.node("ct_input") is ct
+    assert page.panel.review.node("ct") is None
+    labels = [w.mrmlSliceNode().GetLayoutLabel() for _k, w in page.panel.review.views()]
+    assert labels == ["CT", "sPET"]
+    assert "No reference CT" not in page.ui.factsText.text
+    page.close()
+
+
 def test_three_planes_and_back(done: Page) -> None:
     before = done.desktop.app.layoutManager()
     done.ui.gridButton.click()
