@@ -247,8 +247,8 @@ class ReviewLogic:
             composite.SetLabelVolumeID(None)
             composite.SetLinkedControl(1)
             composite.SetHotLinkedControl(1)
-            label = slicer.util.findChild(widget.sliceController(), "ViewLabel")
-            label.setMinimumWidth(label.sizeHint.width())  # it is made for two letters
+            for label in slicer.util.findChildren(widget.sliceController(), "ViewLabel"):
+                label.setMinimumWidth(label.sizeHint.width())  # it is made for two letters
             # All to the same image: else a PET, with its larger field, would be drawn smaller.
             width, height = widget.mrmlSliceNode().GetDimensions()[:2]
             widget.sliceLogic().FitSliceToVolume(fitted, width, height)
