@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SynthCTLib.imaging.files import read_volume
-from SynthCTLib.imaging.grids import isotropic_grid, resample, scanned_field, to_lps
+from SynthCTLib.imaging.grids import isotropic_grid, own_frame, resample, scanned_field, to_lps
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
 from SynthCTLib.registration.transforms import matrix_of
@@ -48,11 +48,15 @@ def onto_template(
 ) -> sitk.AffineTransform:
     """From points of a subject's head to points of the template, LPS mm (``align_heads``).
 
-    Raises RegistrationFailed when the head cannot be matched.
+    ``mr`` in LPS axis order. It is registered in the frame of its own axes: a registration from
+    elsewhere ends a little elsewhere, and a head that lay turned, with the slices turned alike,
+    must get the same answer. Raises RegistrationFailed when the head cannot be matched.
     """
     target = template()
-    found = align_heads(mr, head, target, head_mask(target), threads, progress)
-    return affine_of(matrix_of(found.transform))
+    straight = own_frame(mr)
+    found = align_heads(straight, own_frame(head), target, head_mask(target), threads, progress)
+    upright = straight.grid.index_to_world @ np.linalg.inv(mr.grid.index_to_world)
+    return affine_of(matrix_of(found.transform) @ upright)
 
 
 def affine_of(matrix: np.ndarray) -> sitk.AffineTransform:
@@ -95,7 +99,7 @@ def template_view(
     InputError when no head is found, RegistrationFailed when it cannot be matched.
     """
     canonical = to_lps(source).volume
-    head = head_mask(canonical)
+    head = canonical.mask(head_mask(own_frame(canonical)).array > 0)
     to_canvas = onto_template(canonical, head, threads, progress)
     from_canvas = to_canvas.GetInverse()
     block = template_grid(spacing_mm)

@@ -19,6 +19,7 @@ from SynthCTLib.imaging.files import write_volume
 from SynthCTLib.imaging.grids import resample
 from SynthCTLib.imaging.masks import head_mask
 from SynthCTLib.progress import Progress
+from SynthCTLib.registration.transforms import matrix_of
 from SynthCTLib.synthesis.patchwise import PatchwiseSettings
 from SynthCTLib.synthesis.preparation import Preparation, prepare
 from SynthCTLib.synthesis.template import (
@@ -75,6 +76,24 @@ def test_a_head_is_found_on_the_template_where_it_was_taken_from(
     back = (np.linalg.inv(matrix) @ np.c_[world, np.ones(len(world))].T)[:3].T
     off = [np.subtract(found.TransformPoint(b), w) for b, w in zip(back, world, strict=True)]
     assert np.linalg.norm(off, axis=1).max() < 2.0
+
+
+def test_a_head_that_lay_turned_is_brought_to_the_very_same_place(
+    subject: tuple[Volume, np.ndarray],
+) -> None:
+    """The scanner's slices turned with the patient: voxel by voxel it is the same image."""
+    mr, _ = subject
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", [20, -15, 18], degrees=True).as_matrix()
+    motion[:3, 3] = [15, -22, 9]
+    image = sitk.Image(mr.image)
+    image.SetDirection((motion[:3, :3] @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    image.SetOrigin((motion @ [*image.GetOrigin(), 1])[:3].tolist())
+    turned = mr.with_image(image)
+    head = head_mask(mr)
+    still = matrix_of(onto_template(mr, head, 1, Progress()))
+    found = matrix_of(onto_template(turned, turned.mask(head.array > 0), 1, Progress()))
+    np.testing.assert_allclose(found @ motion, still, atol=1e-6)
 
 
 def test_an_answer_made_in_template_space_comes_back_onto_the_head(
