@@ -63,6 +63,8 @@ _WORDS = {
     "rmae": "rMAE",
     "dice": "Dice",
     "jaccard": "Jaccard",
+    "kmeans": "k-means",
+    "pearson": "Pearson",
 }
 
 
