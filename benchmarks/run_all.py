@@ -3,8 +3,8 @@
     python benchmarks/run_all.py --data-pack DIR
 
 It takes hours on two cores. Each script can be run alone; see its docstring. Those of trainings
-(cross_validation, atlas_cohort, ct_to_pet, nac_pet_to_ct, mr_to_pet, paper2, transfer,
-vq_configurations) need what was trained first.
+(cross_validation, ct_to_pet, nac_pet_to_ct, mr_to_pet, paper1, paper2, transfer,
+vq_configurations) train first, or need what was trained.
 """
 
 from __future__ import annotations

@@ -2,14 +2,8 @@
 
     python benchmarks/simulated_pairs.py --data-pack DIR --out DIR [--spacing 1]
 
-MR and CT of each anatomy by SynthCT's phantom, on one grid. So that papers 1 and 2 can be
-cross-validated where no patient's head is at hand (``--pet`` adds an FDG PET for Paper 5):
-
-    synthct train paper1-small --data DIR -o FOLDS/fold-1 --fold 1 --examples EXAMPLES   # and 2..5
-    python benchmarks/cross_validation.py paper1-small --data DIR --folds FOLDS --examples EXAMPLES
-        -o paper1
-    synthct evaluate --manifest paper1/manifest.csv -o paper1-tables       # per fold, as table 2
-    synthct compare paper1-tables ATLAS-TABLES -o t-test                   # µ rMAE, paired
+MR and CT of each anatomy by SynthCT's phantom, on one grid, for papers 1 and 2 where no patient's
+head is at hand (``paper1.py``, ``paper2.py``); ``--pet`` adds an FDG PET for Paper 5.
 """
 
 from __future__ import annotations

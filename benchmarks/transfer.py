@@ -37,6 +37,7 @@ from SynthCTLib.workflow.training import SPLIT_FILE, TrainingRequest, train_reci
 CANVAS = (256, 256, 192)
 SEED = 40
 FOLDS = 4
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,34 @@ def make(population: Population, count: int, data_pack: Path, out: Path) -> Path
     return folder
 
 
-def trained(recipe: str, steps: int, data: Path, out: Path, fold: int, init: Path | None) -> Path:
+def trained(
+    recipe: str,
+    steps: int,
+    data: Path,
+    out: Path,
+    fold: int,
+    init: Path | None = None,
+    examples: Path | None = None,
+) -> Path:
     """The folder of the model that a recipe makes in so many steps."""
     made = as_they_lie(read_recipe(recipe))
     schedule = made.schedule.model_copy(
         update={"kind": "stable-decay", "warmup_steps": 20, "decay_share": 0.33}
     )
-    made = made.model_copy(update={"schedule": schedule, "steps": steps})
+    rarely = made.validation.model_copy(update={"every_epochs": 25})
+    made = made.model_copy(update={"schedule": schedule, "steps": steps, "validation": rarely})
     if (out / recipe / "card.yaml").is_file():
         return out / recipe
     request = TrainingRequest(
-        made, data, out, fold, init, (out / "checkpoint.pt").is_file(), device="cpu", threads=2
+        made,
+        data,
+        out,
+        fold,
+        init,
+        (out / "checkpoint.pt").is_file(),
+        device="cpu",
+        threads=THREADS,
+        examples=examples,
     )
     return train_recipe(request, Progress()).model
 

@@ -1,6 +1,6 @@
 """Paper 4's three ways to train the vector-quantised model, at the size for two CPU cores.
 
-    python benchmarks/vq_configurations.py --data DIR --examples DIR -o OUT [--fold 1]
+    python benchmarks/vq_configurations.py --data DIR --examples DIR -o OUT [--fold 1 2]
 
 The public LDM-f4, trained on natural images, is not at hand; in its place the same small network
 is first trained to reconstruct the CTs of the training part (CT to CT). From its weights the model
@@ -23,7 +23,7 @@ import torch
 
 from cross_validation import spread
 from nac_pet_to_ct import ct_row, in_planes
-from pet_bench import Bench, Case
+from pet_bench import Bench, Case, compared
 from SynthCTLib.imaging.masks import body_contour
 from SynthCTLib.networks import build_network
 from SynthCTLib.progress import Progress
@@ -40,6 +40,15 @@ from SynthCTLib.training.recipe import Recipe
 from SynthCTLib.training.slices import SliceSource, find_slice_subjects, needed_roles
 
 ENCODER = ("encoder.", "quant_conv.", "quantize.")
+RECONSTRUCTION = "CT to CT"
+FIGURES = (
+    ("MAE (HU)", "mae", 1),
+    ("PSNR (dB)", "psnr", 1),
+    ("SSIM", "ssim", 3),
+    *((f"DSC {name}", f"dsc {name}", 3) for name in ("air", "fat", "soft", "bone")),
+    ("µ rMAE (%)", "rmae", 2),
+)
+Row = dict[str, float]
 
 
 class Reconstruction(SliceSource):
@@ -103,19 +112,8 @@ def reconstructed(bench: Bench, case: Case, weights: Path) -> tuple[np.ndarray, 
     return recipe.output.scale * made + recipe.output.offset, counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--examples", type=Path, required=True)
-    parser.add_argument("--output", "-o", type=Path, required=True)
-    parser.add_argument("--fold", type=int, default=1)
-    parser.add_argument("--recipe", default="vq-triplanar-small")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    arguments.folds = arguments.output
-    out, fold = arguments.output, arguments.fold
-    bench = Bench.of(arguments.recipe, arguments)
+def judged(bench: Bench, out: Path, fold: int) -> tuple[dict[str, list[Row]], np.ndarray]:
+    """Figures of every way in a fold, trained now where it is not; how often codes were used."""
     first = trained(bench, "reconstruction", out, fold, None, ())
     weights = first / WEIGHTS_FILE
     ways = {
@@ -123,27 +121,51 @@ def main() -> None:
         "no-frozen": trained(bench, "no-frozen", out, fold, weights, ()),
         "encoder-frozen": trained(bench, "encoder-frozen", out, fold, weights, ENCODER),
     }
-    rows: dict[str, list[dict[str, float]]] = {"CT to CT": [], **{name: [] for name in ways}}
-    used = 0
+    rows: dict[str, list[Row]] = {RECONSTRUCTION: [], **{name: [] for name in ways}}
+    used = np.zeros(0, np.int64)
     for case in bench.cases(fold):
         body = case.target.mask((body_contour(case.target).array > 0) & (case.region.array > 0))
         values, counts = reconstructed(bench, case, weights)
-        used = used + counts
-        rows["CT to CT"].append(ct_row(case, case.volume(values), body))
+        used = counts if not used.size else used + counts
+        rows[RECONSTRUCTION].append(ct_row(case, case.volume(values), body))
         for name, folder in ways.items():
             model = build_model(read_card(folder, folder), Machine()).models[0]
             made = fused(in_planes(model, case), Fusion.MEDIAN)
             rows[name].append(ct_row(case, case.volume(made), body))
-    print(f"{bench.recipe.name}, {bench.recipe.steps} steps each, fold {fold}, inside the body\n")
-    print("| training | N | MAE (HU) | PSNR (dB) | SSIM | DSC bone | µ rMAE (%) |")
-    print("|---" * 7 + "|")
-    for name, found in rows.items():
-        cells = [
-            spread([row[key] for row in found], digits)
-            for key, digits in (("mae", 1), ("psnr", 1), ("ssim", 3), ("dsc bone", 3), ("rmae", 2))
-        ]
-        print(f"| {name} | {len(found)} | {' | '.join(cells)} |")
-    print(f"\nCT to CT: {codebook_use(np.asarray(used)).sentence}")
+    return rows, used
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--examples", type=Path, required=True)
+    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.add_argument("--fold", type=int, nargs="+", help="all of the recipe's without")
+    parser.add_argument("--recipe", default="vq-triplanar-small")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    arguments.folds = arguments.output
+    bench = Bench.of(arguments.recipe, arguments)
+    rows: dict[str, list[Row]] = {}
+    shares = []
+    for fold in arguments.fold or range(1, bench.settings.folds + 1):
+        found, used = judged(bench, arguments.output / f"fold-{fold}", fold)
+        shares.append(f"fold {fold}: {codebook_use(used).sentence}")
+        for name, values in found.items():
+            rows.setdefault(name, []).extend(values)
+            print(f"<!-- fold {fold} {name}: {spread([r['mae'] for r in values], 1)} HU -->")
+    print(f"\n{bench.recipe.name}, {bench.recipe.steps} steps each, inside the body\n")
+    print("| training | N | " + " | ".join(title for title, _, _ in FIGURES) + " |")
+    print("|---" * (len(FIGURES) + 2) + "|")
+    for name, values in rows.items():
+        cells = [spread([row[key] for row in values], digits) for _, key, digits in FIGURES]
+        print(f"| {name} | {len(values)} | {' | '.join(cells)} |")
+    print()
+    errors = {name: [row["mae"] for row in values] for name, values in rows.items()}
+    compared(errors, "no-frozen", ["scratch", "encoder-frozen"])
+    compared(errors, "encoder-frozen", ["scratch"])
+    print("\n\n".join(f"CT to CT, {share}" for share in shares))
 
 
 if __name__ == "__main__":

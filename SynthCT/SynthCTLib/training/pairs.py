@@ -10,6 +10,7 @@ views sees the whole pair as well.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def find_subjects(folder: Path) -> tuple[Subject, ...]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}: give the folder of the pairs with --data.")
     found, incomplete = {}, []
-    places = sorted({p.parent for p in folder.rglob("*") if _stem(p) in ("mr", "ct")})
+    places = sorted({p.parent for p in _files_below(folder) if _stem(p) in ("mr", "ct")})
     for place in places:
         images = {_stem(p): p for p in sorted(place.iterdir()) if _stem(p) in ("mr", "ct", "mask")}
         if "mr" in images and "ct" in images:
@@ -150,6 +151,15 @@ def find_subjects(folder: Path) -> tuple[Subject, ...]:
             "holds mr.nii.gz and ct.nii.gz."
         )
     return tuple(found[name] for name in sorted(found))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders too; one that leads back to itself is passed by."""
+    seen = set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        seen.add(Path(place).resolve())
+        inner[:] = [n for n in inner if (Path(place) / n).resolve() not in seen]
+        yield from (Path(place) / name for name in names)
 
 
 def split_of(names: tuple[str, ...], folds: int, fold: int, seed: int) -> Split:

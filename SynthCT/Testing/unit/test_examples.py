@@ -540,6 +540,14 @@ def test_folds_part_the_subjects() -> None:
 def test_layouts_of_folders_and_what_lacks_in_them(pairs: Path, tmp_path: Path) -> None:
     assert [s.name for s in find_subjects(pairs)] == ["sub-0", "sub-1", "sub-2"]
     assert find_subjects(pairs)[0].mask is not None
+
+    # Data sets are often folders of links: these count as well, and a circle of them ends.
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for subject in ("sub-0", "sub-2"):
+        (linked / subject).symlink_to(pairs / subject, target_is_directory=True)
+    (linked / "again").symlink_to(linked, target_is_directory=True)
+    assert [s.name for s in find_subjects(linked)] == ["sub-0", "sub-2"]
     synthrad = tmp_path / "synthrad"
     write_pair(synthrad / "brain/1BA001", 1)
     assert [s.name for s in find_subjects(synthrad)] == ["brain-1BA001"]
