@@ -31,13 +31,23 @@ MAIN_MASK_FIGURES = (
     "mu_rmae_percent",
 )
 MAIN_REGION_FIGURES = ("bone.hd95_mm", "lines.mae_percent")
+MAIN_UPTAKE_FIGURES = (
+    "uptake.mae_suv",
+    "uptake.mean_error_suv",
+    "uptake.psnr_db",
+    "uptake.ssim",
+    "uptake.lesions_found",
+    "uptake.false_lesions",
+)
 WHOLE_MASKS = ("head", "body")
 _MOST_VALUES = 4  # a stratum of more distinct numbers is divided into thirds
 
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one subject by one method (``Evaluation.flat``), and what it belongs to.
+    """The figures of one subject by one method, and what it belongs to.
+
+    ``figures`` are those of ``Evaluation.flat``, or of a synthetic PET ``UPTAKE_FIGURES``.
 
     ``strata`` holds text by the name of the stratum; ``error_curve`` is its error by HU;
     ``bone_ml`` the volume of bone in reference and synthetic CT.
@@ -114,9 +124,9 @@ def tables_of(records: Sequence[Record], main: Sequence[str] = ()) -> CohortTabl
     """Summaries by method, stratum and fold, and every pair of methods compared.
 
     ``main`` are the keys of the figures to test; empty takes ``MAIN_MASK_FIGURES`` in the mask of
-    the whole and ``MAIN_REGION_FIGURES``. Holm's correction counts every test of the table: each
-    pair of methods in each main figure. Raises InputError when there is no record, a subject
-    appears twice with one method, or a main figure is not there.
+    the whole, ``MAIN_REGION_FIGURES`` and ``MAIN_UPTAKE_FIGURES``. Holm's correction counts every
+    test of the table: each pair of methods in each main figure. Raises InputError when there is no
+    record, a subject appears twice with one method, or a main figure is not there.
     """
     if not records:
         raise InputError("There is no subject to make a table of: see why they failed.")
@@ -142,7 +152,9 @@ def tables_of(records: Sequence[Record], main: Sequence[str] = ()) -> CohortTabl
 def main_figures(keys: Sequence[str]) -> tuple[str, ...]:
     """The main figures among those that are there."""
     wanted = [f"{mask}.{name}" for mask in WHOLE_MASKS for name in MAIN_MASK_FIGURES]
-    return tuple(key for key in (*wanted, *MAIN_REGION_FIGURES) if key in keys)
+    return tuple(
+        key for key in (*wanted, *MAIN_REGION_FIGURES, *MAIN_UPTAKE_FIGURES) if key in keys
+    )
 
 
 def _summaries(records: Sequence[Record], keys: Sequence[str]) -> Iterator[SummaryRow]:
@@ -250,6 +262,7 @@ def mean_curve(records: Sequence[Record]) -> ErrorCurve | None:
 def title_of(key: str) -> str:
     """A figure's title with its mask and unit, for a heading."""
     figure = figure_of(key)
-    mask = "" if key.partition(".")[0] in ("bone", "classes", "lines") else key.rpartition(".")[0]
+    whole = key.partition(".")[0] in ("bone", "classes", "lines", "uptake")
+    mask = "" if whole else key.rpartition(".")[0]
     unit = f", {figure.unit}" if figure.unit else ""
     return f"{figure.title}{unit}" + (f" ({mask.replace('_', ' ')})" if mask else "")

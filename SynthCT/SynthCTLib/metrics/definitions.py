@@ -191,11 +191,50 @@ PET_FIGURES: Mapping[str, Figure] = MappingProxyType(
 """The effect on a PET in one mask, where it was asked for: by their name after the mask."""
 
 
+_LESION = "parts of 0.5 ml or more above 2.5 SUV"
+_SUV_WINDOW = "values clipped to 0..20 SUV"
+UPTAKE_FIGURES: Mapping[str, Figure] = MappingProxyType(
+    {
+        "uptake.mae_suv": Figure(
+            "MAE", "SUV", Better.LESS, "mean of |synthetic PET - real PET|, SUV", "paper 3", _ALWAYS
+        ),
+        "uptake.rmse_suv": Figure(
+            "RMSE", "SUV", Better.LESS, "root of the mean of its square, SUV", "", _ALWAYS
+        ),
+        "uptake.mean_error_suv": Figure(
+            "Mean error", "SUV", Better.ZERO, "mean of synthetic PET - real PET, SUV", "", _ALWAYS
+        ),
+        "uptake.psnr_db": Figure(
+            "PSNR", "dB", Better.MORE, f"20 log10(20 / RMSE), {_SUV_WINDOW}", "paper 3",
+            "the PETs agree in every voxel, so that the ratio is infinite",
+        ),
+        "uptake.ssim": Figure(
+            "SSIM", "", Better.MORE,
+            f"mean structural similarity, 7^3 uniform window, {_SUV_WINDOW}", "Wang 2004",
+            "the region is thinner than the window",
+        ),
+        "uptake.lesions_found": Figure(
+            "Lesions found", "", Better.MORE,
+            f"share of the real PET's lesions that the synthetic PET shows; lesions are {_LESION}",
+            "paper 3", "the real PET shows no lesion",
+        ),
+        "uptake.false_lesions": Figure(
+            "False lesions", "lesions", Better.LESS,
+            f"lesions of the synthetic PET alone; lesions are {_LESION}", "paper 3", _ALWAYS,
+        ),
+    }
+)  # fmt: skip
+"""A synthetic PET against a real one, in the body where both were scanned."""
+
+
 def figure_of(key: str) -> Figure:
     """The figure of a flat key such as ``head.mae_hu`` or ``bone.hd95_mm``. Raises KeyError."""
-    if key in REGION_FIGURES:
-        return REGION_FIGURES[key]
-    name = key.rpartition(".")[2]
+    for figures in (REGION_FIGURES, UPTAKE_FIGURES):
+        if key in figures:
+            return figures[key]
+    mask, _, name = key.rpartition(".")
+    if not mask:
+        raise KeyError(key)
     return PET_FIGURES[name] if name in PET_FIGURES else MASK_FIGURES[name]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from SynthCTLib.metrics.cohort import CohortTables, Record, mean_curve, title_of
-from SynthCTLib.metrics.definitions import Better, figure_of
+from SynthCTLib.metrics.definitions import UPTAKE_FIGURES, Better, figure_of
 from SynthCTLib.metrics.statistics import Summary
 from SynthCTLib.report import cohort_figures
 from SynthCTLib.report.figures import chart_png
@@ -67,6 +67,7 @@ def cohort_page(content: CohortContent) -> str:
         charts=list(_charts(tables)),
         worst=[] if lead is None else list(_worst(content, lead)),
         lead=None if lead is None else title_of(lead),
+        of_pet=any(key in UPTAKE_FIGURES for key in tables.figures),
         methods_paragraph=_methods(content),
         citations=CITATIONS,
     )
@@ -77,7 +78,9 @@ def number(value: float, like: str) -> str:
     if not math.isfinite(value):
         return "–"
     unit = figure_of(like).unit
-    form = {"HU": ".1f", "HU²": ".0f", "dB": ".1f", "%": ".1f", "mm": ".2f"}.get(unit, ".3f")
+    form = {
+        "HU": ".1f", "HU²": ".0f", "dB": ".1f", "%": ".1f", "mm": ".2f", "lesions": ".1f",
+    }.get(unit, ".3f")  # fmt: skip
     return format(value, form).replace("-", "−")
 
 

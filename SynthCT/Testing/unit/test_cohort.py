@@ -399,6 +399,8 @@ def test_another_folder_is_not_written_into(images: Path, tmp_path: Path) -> Non
         (("--reference", "x.nii"), "leave out the others"),
         (("--processes", "2", "--scheduler", "tcp://h:1"), "not both"),
         (("--figure", "head.beauty"), "no figure"),
+        (("--figure", "mae_hu"), "no figure"),
+        (("--figure", "skull.mae_hu"), "no figure 'skull.mae_hu' in this cohort"),
     ],
 )
 def test_wrong_usage_is_one_sentence(
@@ -479,6 +481,15 @@ def test_the_model_of_a_cohort_names_its_task_and_so_its_files(
     assert f"{made_from}.nrrd" in capsys.readouterr().err
     job = json.loads((tmp_path / "out" / "subjects" / "a" / model / "job.json").read_text())
     assert set(job["inputs"]) == {made_from, reference}
+
+
+def test_an_unknown_figure_is_refused_before_any_work(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("evaluate", "--manifest", images / "manifest.csv", *OPTIONS, "--figure", "head.mae_ct")
+    assert synthct(*asked, "-o", tmp_path / "out") == 2
+    assert "There is no figure 'head.mae_ct'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_model_of_a_cohort_is_refused_before_any_work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -472,6 +473,40 @@ def test_a_pet_is_made_by_the_name_of_the_model(
     assert "Neither MR nor CT determines" in page
     assert "Knows nothing of uptake." in page
     assert f"{uptake['mae_suv']:.3f}" in page
+
+
+def test_a_cohort_of_synthetic_pets_has_its_tables(
+    files: dict[str, Path], models_dir: Path, tmp_path: Path
+) -> None:
+    lines = ["subject,mr,reference_pet,fold"]
+    lines += [f"{name},{files['mr']},{files['pet']},{name}" for name in ("1", "2")]
+    (tmp_path / "pets.csv").write_text("\n".join(lines) + "\n")
+    folders = []
+    for name in ("first", "second"):
+        code = run(
+            "--manifest", tmp_path / "pets.csv", "--model", "my-mr2pet", "--models", models_dir,
+            "--no-bias-correction", "--no-reports", "--processes", 1, "-o", tmp_path / name,
+            "--quiet",
+        )  # fmt: skip
+        assert code == 0
+        folders.append(tmp_path / name)
+    job = json.loads((folders[0] / "subjects/1/my-mr2pet/metrics.json").read_text())["uptake"]
+    with (folders[0] / "figures.csv").open(newline="") as stream:
+        row, _ = csv.DictReader(stream)
+    for name in ("mae_suv", "rmse_suv", "mean_error_suv", "psnr_db", "ssim"):
+        assert float(row[f"uptake.{name}"]) == job[name]
+    lesions = job["lesions"]
+    assert float(row["uptake.lesions_found"]) == lesions["detected"] / lesions["lesions"]
+    assert float(row["uptake.false_lesions"]) == lesions["false_positives"]
+    held = json.loads((folders[0] / "figures.json").read_text())
+    assert set(held["definitions"]) == set(held["records"][0]["figures"])
+    page = (folders[0] / "cohort.html").read_text()
+    assert "MAE, SUV" in page
+    assert "Neither MR nor CT determines" in page
+    assert run_command(["compare", *map(str, folders), "-o", str(tmp_path / "both")]) == 0
+    with (tmp_path / "both/comparisons.csv").open(newline="") as stream:
+        found = {r["figure"]: float(r["mean"] or "nan") for r in csv.DictReader(stream)}
+    assert found["uptake.mae_suv"] == 0.0  # the same images twice
 
 
 def test_a_ct_is_made_of_a_nac_pet_with_its_mu_map(

@@ -13,9 +13,10 @@ from typing import Any
 
 from SynthCTLib.errors import InputError, OutputError
 from SynthCTLib.metrics.cohort import CohortTables, Record
-from SynthCTLib.metrics.definitions import PET_FIGURES, sentence
+from SynthCTLib.metrics.definitions import PET_FIGURES, UPTAKE_FIGURES, sentence
 from SynthCTLib.metrics.error_curve import ErrorCurve
 from SynthCTLib.metrics.evaluation import DEFINITIONS
+from SynthCTLib.metrics.lesions import LesionDetection
 from SynthCTLib.report.cohort import CohortContent, cohort_page
 from SynthCTLib.whole_file import reason_of, whole_file, whole_files
 from SynthCTLib.workflow.result import software_versions
@@ -38,6 +39,8 @@ def record_of(
 ) -> Record | None:
     """The figures that a job's ``metrics.json`` holds; None where it was not evaluated."""
     content = json.loads(metrics.read_text(encoding="utf-8"))
+    if content["uptake"] is not None:
+        return Record(subject, method, _uptake_figures(content["uptake"]), fold, strata)
     evaluation = content["evaluation"]
     if evaluation is None:
         return None
@@ -73,6 +76,18 @@ def _pet_figures(pet: Mapping[str, Any] | None) -> dict[str, float]:
         }
         figures |= {f"{row['mask']}.{name}": _float(value) for name, value in values.items()}
     return figures
+
+
+def _uptake_figures(uptake: Mapping[str, Any]) -> dict[str, float]:
+    lesions = LesionDetection(**uptake["lesions"])
+    counted = {
+        "uptake.lesions_found": lesions.true_positive_rate,
+        "uptake.false_lesions": float(lesions.false_positives),
+    }
+    return {
+        key: counted[key] if key in counted else _float(uptake[key.rpartition(".")[2]])
+        for key in UPTAKE_FIGURES
+    }
 
 
 def write_cohort(
@@ -163,9 +178,11 @@ def write_cohort(
 
 
 def _definitions(figures: Sequence[str]) -> dict[str, str]:
-    """What each figure is, of the effect on PET only where a subject has it."""
-    pet = {key.rpartition(".")[2] for key in figures} & set(PET_FIGURES)
-    return {**DEFINITIONS, **{k: sentence(PET_FIGURES[k]) for k in PET_FIGURES if k in pet}}
+    """What each figure is; those of PET only where a subject has them."""
+    held = {*figures, *(key.rpartition(".")[2] for key in figures)}
+    of_pet = {**PET_FIGURES, **UPTAKE_FIGURES}
+    of_ct = DEFINITIONS if any("mae_hu" in key for key in figures) else {}
+    return {**of_ct, **{k: sentence(of_pet[k]) for k in of_pet if k in held}}
 
 
 def failures_csv(failures: Sequence[Failure]) -> str:

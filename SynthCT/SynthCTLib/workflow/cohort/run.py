@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from SynthCTLib.errors import Cancelled, InputError, OutputError
 from SynthCTLib.metrics.cohort import Record, tables_of
+from SynthCTLib.metrics.definitions import REGION_FIGURES, UPTAKE_FIGURES, figure_of
 from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.registry import default_card
 from SynthCTLib.synthesis.task import Task as SynthesisTask
@@ -55,7 +56,7 @@ class CohortOptions:
     where the manifest names no method. ``job``: options of every job, as in ``job.json``.
     ``processes`` on this machine, unless ``scheduler`` names a Dask scheduler. ``figures``: the
     keys to test and draw; empty takes the main ones. ``pet_unit``: of PETs whose files do not say.
-    Raises InputError for less than one process.
+    Raises InputError for less than one process, and for a figure that no cohort has.
     """
 
     task: SynthesisTask | None = None
@@ -69,6 +70,14 @@ class CohortOptions:
     def __post_init__(self) -> None:
         if self.processes < 1:
             raise InputError(f"{self.processes} processes do no work: give at least one.")
+        for key in self.figures:
+            try:
+                figure_of(key)
+            except KeyError:
+                raise InputError(
+                    f"There is no figure {key!r}: give a mask and a figure such as head.mae_hu, "
+                    f"or one of {', '.join((*REGION_FIGURES, *UPTAKE_FIGURES))}."
+                ) from None
 
 
 @dataclass(frozen=True)
