@@ -25,7 +25,7 @@ from SynthCTLib.progress import Progress
 from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer
 from SynthCTLib.synthesis.registry import Machine, find_card, open_model
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesis, Synthesizer
+from SynthCTLib.synthesis.synthesizer import Anatomy, Synthesizer
 from SynthCTLib.volume import Role, Volume
 from SynthCTLib.workflow.run import region_of, tissue_masks
 
@@ -40,11 +40,11 @@ def held_out_pairs(pack: Path) -> Iterator[tuple[str, PhantomPair]]:
         yield name, make_pair(labels, PhantomOptions(), seed=SEED + index)
 
 
-def figures(pair: PhantomPair, mr: Volume, made: Synthesis) -> Evaluation:
+def figures(pair: PhantomPair, mr: Volume, made: Volume) -> Evaluation:
     region = region_of(mr, Anatomy.HEAD, 170.0)
     masks = tissue_masks(pair.ct, region, Anatomy.HEAD)
     chosen = {"head": masks["masks/head"], "skull": masks["masks/skull"]}
-    return evaluate(pair.ct, made.volume, chosen)
+    return evaluate(pair.ct, made, chosen)
 
 
 def machine() -> Machine:
@@ -117,7 +117,7 @@ def measured(
             begin = time.perf_counter()
             made = model.synthesize({Role.MR: mr}, Progress())
             seconds.append(time.perf_counter() - begin)
-            values.append(figures(pair, mr, made))
+            values.append(figures(pair, mr, made.volume))
         results[name] = (values, seconds)
     return results
 

@@ -118,7 +118,7 @@ def main() -> None:
             begin = time.perf_counter()
             made = model.synthesize({Role.MR: mr}, Progress())
             seconds["model"] += time.perf_counter() - begin
-            values.append(figures(pair, mr, made))
+            values.append(figures(pair, mr, made.volume))
             if made.uncertainty is not None:
                 trusted.append(trust(pair, made))
             if arguments.pictures:
@@ -127,7 +127,7 @@ def main() -> None:
                 begin = time.perf_counter()
                 atlas = open_model("atlas-fusion", machine).synthesize({Role.MR: mr}, Progress())
                 seconds["atlas"] += time.perf_counter() - begin
-                of_atlas.append(figures(pair, mr, atlas))
+                of_atlas.append(figures(pair, mr, atlas.volume))
         print(line(str(contrast), values), flush=True)
         if of_atlas:
             print(line(f"{contrast}, atlas-fusion", of_atlas), flush=True)

@@ -32,7 +32,7 @@ from SynthCTLib.synthesis.atlas import AtlasSettings, AtlasSynthesizer
 from SynthCTLib.synthesis.card import read_card
 from SynthCTLib.synthesis.registry import build_model, open_model
 from SynthCTLib.synthesis.settings import settings_of
-from SynthCTLib.synthesis.synthesizer import Synthesis, Synthesizer
+from SynthCTLib.synthesis.synthesizer import Synthesizer
 from SynthCTLib.volume import Role, Volume
 from SynthCTLib.workflow.training import SPLIT_FILE
 from transfer import trained
@@ -85,7 +85,7 @@ def judged(subject: Path, fold: int, model: Synthesizer, out: Path) -> tuple[Row
         (ATLAS, without(name), correct_bias(pair.mr)),
     ):
         made = answered(how, mr, out / method / f"{name}.nii.gz")
-        head = figures(pair, pair.mr, Synthesis(made)).row("head")
+        head = figures(pair, pair.mr, made).row("head")
         found.append({key: float(getattr(head, key)) for _, key, _ in FIGURES})
     print(f"<!-- {name} fold {fold}: {found[0]['mae_hu']:.1f}, {found[1]['mae_hu']:.1f} HU -->")
     return found[0], found[1]

@@ -122,7 +122,7 @@ def errors(
             mr = read_volume(subject / "mr.nii.gz", Role.MR)
             pair = PhantomPair(mr, read_volume(subject / "ct.nii.gz", Role.CT))
             made = network.synthesize({Role.MR: mr}, Progress())
-            values = figures(pair, mr, made)
+            values = figures(pair, mr, made.volume)
             head, skull = values.row("head"), values.row("skull")
             kept.write_text(json.dumps([head.mae_hu, skull.mae_hu, head.dice_bone]))
             if drawn and pictures is not None:
