@@ -219,7 +219,7 @@ UPTAKE_FIGURES: Mapping[str, Figure] = MappingProxyType(
             "paper 3", "the real PET shows no lesion",
         ),
         "uptake.false_lesions": Figure(
-            "False lesions", "lesions", Better.LESS,
+            "False lesions", "per scan", Better.LESS,
             f"lesions of the synthetic PET alone; lesions are {_LESION}", "paper 3", _ALWAYS,
         ),
     }

@@ -79,7 +79,7 @@ def number(value: float, like: str) -> str:
         return "–"
     unit = figure_of(like).unit
     form = {
-        "HU": ".1f", "HU²": ".0f", "dB": ".1f", "%": ".1f", "mm": ".2f", "lesions": ".1f",
+        "HU": ".1f", "HU²": ".0f", "dB": ".1f", "%": ".1f", "mm": ".2f", "per scan": ".1f",
     }.get(unit, ".3f")  # fmt: skip
     return format(value, form).replace("-", "−")
 
