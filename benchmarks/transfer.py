@@ -22,6 +22,7 @@ import torch
 from atlas_methods import HELD_OUT, figures, machine
 from head_model import picture
 from simulated_pairs import as_they_lie
+from SynthCTLib.cli.ending import stop_on_signals
 from SynthCTLib.imaging.files import read_volume, write_volume
 from SynthCTLib.phantom import PhantomOptions, PhantomPair, make_pair
 from SynthCTLib.phantom.fields import stream
@@ -105,7 +106,8 @@ def trained(
         threads=THREADS,
         examples=examples,
     )
-    return train_recipe(request, Progress()).model
+    with stop_on_signals() as is_cancelled:
+        return train_recipe(request, Progress(is_cancelled=is_cancelled)).model
 
 
 def errors(
