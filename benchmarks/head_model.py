@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from atlas_methods import COLUMNS, HELD_OUT, SEED, figures
+from planes import draw_planes
 from SynthCTLib.cli.screen import default_cache_folder
 from SynthCTLib.imaging.bias import correct_bias
 from SynthCTLib.imaging.files import read_label_map
@@ -62,8 +63,6 @@ def picture(pair: PhantomPair, made: Synthesis, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from SynthCTLib.imaging.grids import to_lps
-
     images = [
         (pair.mr, "gray", None),
         (pair.ct, "gray", (-1000, 1800)),
@@ -74,12 +73,8 @@ def picture(pair: PhantomPair, made: Synthesis, path: Path) -> None:
         images.append((made.uncertainty, "magma", (0, 400)))
     figure, axes = plt.subplots(3, len(images), figsize=(4 * len(images), 12))
     for column, (volume, colours, limits) in enumerate(images):
-        array = to_lps(volume).volume.array
-        z, y, x = (n // 2 for n in array.shape)
-        low, high = limits or (0, float(np.percentile(array, 99.7)))
-        for row, plane in enumerate((array[z], array[::-1, y], array[::-1, :, x])):
-            axes[row, column].imshow(plane, cmap=colours, vmin=low, vmax=high)
-            axes[row, column].axis("off")
+        bright = (0.0, float(np.percentile(volume.array, 99.7)))
+        draw_planes(axes[:, column], volume, colours, limits or bright)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=50)

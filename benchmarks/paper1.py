@@ -22,6 +22,7 @@ import numpy as np
 
 from atlas_methods import figures, machine
 from cross_validation import spread
+from planes import draw_planes
 from simulated_pairs import make_pairs
 from SynthCTLib.imaging.bias import correct_bias
 from SynthCTLib.imaging.files import read_volume, write_volume
@@ -118,23 +119,23 @@ def picture(subject: Path, out: Path, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    mr = read_volume(subject / "mr.nii.gz", Role.MR).array
-    ct = read_volume(subject / "ct.nii.gz", Role.CT).array
+    mr = read_volume(subject / "mr.nii.gz", Role.MR)
+    ct = read_volume(subject / "ct.nii.gz", Role.CT)
     made = {
-        title: read_volume(out / method / f"{subject.name}.nii.gz", Role.CT).array
+        title: read_volume(out / method / f"{subject.name}.nii.gz", Role.CT)
         for title, method in (("residual U-Net", RECIPE), ("atlas fusion", ATLAS))
     }
     hu, off = (-1000.0, 1800.0), (-800.0, 800.0)
-    panels = [("MR", mr, "gray", (0.0, float(np.percentile(mr, 99.7)))), ("CT", ct, "gray", hu)]
-    panels += [(title, values, "gray", hu) for title, values in made.items()]
-    panels += [(f"{title} - CT", values - ct, "RdBu_r", off) for title, values in made.items()]
+    bright = (0.0, float(np.percentile(mr.array, 99.7)))
+    panels = [("MR", mr, "gray", bright), ("CT", ct, "gray", hu)]
+    panels += [(title, volume, "gray", hu) for title, volume in made.items()]
+    panels += [
+        (f"{title} - CT", volume.with_array(volume.array - ct.array), "RdBu_r", off)
+        for title, volume in made.items()
+    ]
     figure, axes = plt.subplots(3, len(panels), figsize=(2.6 * len(panels), 8))
-    for column, (title, values, colours, (low, high)) in enumerate(panels):
-        z, y, x = (n // 2 for n in values.shape)
-        planes = (values[z], values[::-1, y], values[::-1, :, x])
-        for line, plane in enumerate(planes):
-            axes[line, column].imshow(plane, cmap=colours, vmin=low, vmax=high)
-            axes[line, column].axis("off")
+    for column, (title, volume, colours, limits) in enumerate(panels):
+        draw_planes(axes[:, column], volume, colours, limits)
         axes[0, column].set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from atlas_methods import HELD_OUT, held_out_pairs
+from planes import draw_planes
 from simulated_pairs import as_they_lie, make_pairs
 from SynthCTLib.cli.ending import stop_on_signals
 from SynthCTLib.cli.screen import default_cache_folder
@@ -348,13 +349,8 @@ def picture(subject: Subject, made: Mapping[str, Volume], path: Path) -> None:
         for name, volume in made.items()
     ]
     figure, axes = plt.subplots(3, len(panels), figsize=(2.2 * len(panels), 7.4))
-    for column, (title, volume, (low, high)) in enumerate(panels):
-        z, y, x = (n // 2 for n in volume.array.shape)
-        array = volume.array
-        planes = (array[z], array[::-1, y], array[::-1, :, x])
-        for row, plane in enumerate(planes):
-            axes[row, column].imshow(plane, cmap="gray", vmin=low, vmax=high)
-            axes[row, column].axis("off")
+    for column, (title, volume, limits) in enumerate(panels):
+        draw_planes(axes[:, column], volume, "gray", limits)
         axes[0, column].set_title(title, fontsize=9)
     figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
