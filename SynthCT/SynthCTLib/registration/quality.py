@@ -29,6 +29,8 @@ MOST_ROTATION_DEGREES = 60.0
 SCALE_RANGE = (0.7, 1.4)
 LEAST_OVERLAP = 0.2
 MISFIT_MM = 4.0
+# What to do without a registration.
+_INSTEAD = "give a transform, or take them as they lie (registration none)"
 
 
 class Kind(StrEnum):
@@ -207,7 +209,7 @@ def accepted(registration: Registration, folding_limit: float = 0.0) -> Registra
     if not registration.converged and kind != Kind.DEFORMABLE:
         raise RegistrationFailed(
             f"The {kind} registration did not converge in {registration.iterations} iterations: "
-            "check that both images show the same body part, or give a transform."
+            f"check that both images show the same body part; else {_INSTEAD}."
         )
     tolerated = 0 < quality.folding <= folding_limit
     reasons = [s for s in quality.suspicions if not (tolerated and "folded" in s)]
@@ -215,6 +217,6 @@ def accepted(registration: Registration, folding_limit: float = 0.0) -> Registra
         reason = reasons[0][0].lower() + reasons[0][1:-1]
         raise RegistrationFailed(
             f"The {kind} registration is not credible, {reason}: check that both images show the "
-            "same body part, or give a transform."
+            f"same body part; else {_INSTEAD}."
         )
     return registration
