@@ -196,16 +196,18 @@ _SUV_WINDOW = "values clipped to 0..20 SUV"
 UPTAKE_FIGURES: Mapping[str, Figure] = MappingProxyType(
     {
         "uptake.mae_suv": Figure(
-            "MAE", "SUV", Better.LESS, "mean of |synthetic PET - real PET|, SUV", "paper 3", _ALWAYS
+            "MAE", "SUV", Better.LESS, "mean of |synthetic PET - real PET|, SUV", "", _ALWAYS
         ),
         "uptake.rmse_suv": Figure(
-            "RMSE", "SUV", Better.LESS, "root of the mean of its square, SUV", "", _ALWAYS
+            "RMSE", "SUV", Better.LESS,
+            "root of the mean of (synthetic PET - real PET)^2, SUV", "", _ALWAYS,
         ),
         "uptake.mean_error_suv": Figure(
             "Mean error", "SUV", Better.ZERO, "mean of synthetic PET - real PET, SUV", "", _ALWAYS
         ),
         "uptake.psnr_db": Figure(
-            "PSNR", "dB", Better.MORE, f"20 log10(20 / RMSE), {_SUV_WINDOW}", "paper 3",
+            "PSNR", "dB", Better.MORE, f"20 log10(20 / RMSE), {_SUV_WINDOW}",
+            "ours; range of paper 3, section 2.1",
             "the PETs agree in every voxel, so that the ratio is infinite",
         ),
         "uptake.ssim": Figure(
