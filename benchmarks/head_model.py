@@ -73,8 +73,8 @@ def picture(pair: PhantomPair, made: Synthesis, path: Path) -> None:
         images.append((made.uncertainty, "magma", (0, 400)))
     figure, axes = plt.subplots(3, len(images), figsize=(4 * len(images), 12))
     for column, (volume, colours, limits) in enumerate(images):
-        bright = (0.0, float(np.percentile(volume.array, 99.7)))
-        draw_planes(axes[:, column], volume, colours, limits or bright)
+        shown = limits or (0.0, float(np.percentile(volume.array, 99.7)))
+        draw_planes(axes[:, column], volume, colours, shown)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=50)

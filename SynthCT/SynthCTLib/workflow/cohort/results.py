@@ -178,11 +178,11 @@ def write_cohort(
 
 
 def _definitions(figures: Sequence[str]) -> dict[str, str]:
-    """What each figure is; those of PET only where a subject has them."""
-    held = {*figures, *(key.rpartition(".")[2] for key in figures)}
-    of_pet = {**PET_FIGURES, **UPTAKE_FIGURES}
-    of_ct = DEFINITIONS if any("mae_hu" in key for key in figures) else {}
-    return {**of_ct, **{k: sentence(of_pet[k]) for k in of_pet if k in held}}
+    """What each figure is that a subject has."""
+    of_pet = {key: sentence(f) for key, f in {**PET_FIGURES, **UPTAKE_FIGURES}.items()}
+    every = {**DEFINITIONS, **of_pet}
+    held = {key if key in every else key.rpartition(".")[2] for key in figures}
+    return {key: text for key, text in every.items() if key in held}
 
 
 def failures_csv(failures: Sequence[Failure]) -> str:
