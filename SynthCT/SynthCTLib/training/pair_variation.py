@@ -58,11 +58,12 @@ def varied(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A pair (channels, z, y, x), (1, z, y, x) twice, varied; the inputs are not changed.
 
+    All on the generator's device.
     Intensities change in the first channel of the image, where it is above 0: what is not scanned
     stays 0.
     """
     for axis in by.mirror:
-        if float(torch.rand(1, generator=generator)) < 0.5:
+        if float(torch.rand(1, generator=generator, device=generator.device)) < 0.5:
             image, hu, weight = (part.flip(AXIS[axis]) for part in (image, hu, weight))
     if by.changes_shape:
         image, hu, weight = _turned(image, hu, weight, by, generator)
@@ -75,7 +76,7 @@ def varied(
 def _turned(
     image: Tensor, hu: Tensor, weight: Tensor, by: PairVariation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    draws = (2 * torch.rand(4, generator=generator) - 1).tolist()
+    draws = (2 * torch.rand(4, generator=generator, device=generator.device) - 1).tolist()
     matrix = torch.eye(3)
     for axis, draw in enumerate(draws[:3]):
         a, b = (n for n in range(3) if n != axis)
@@ -88,6 +89,7 @@ def _turned(
     # affine_grid counts in half sides (x, y, z): a turn in voxels is one between unequal sides.
     half = torch.tensor([n / 2 for n in reversed(hu.shape[1:])])
     theta = torch.cat((matrix * half[None] / half[:, None], torch.zeros(3, 1)), dim=1)
+    theta = theta.to(generator.device)
     parts = torch.cat((image, hu - AIR_HU, weight)).float()[None]
     grid = functional.affine_grid(theta[None], list(parts.shape), align_corners=False)
     made = functional.grid_sample(parts, grid, align_corners=False)[0]
@@ -96,11 +98,13 @@ def _turned(
 
 
 def _other_contrast(channel: Tensor, by: PairVariation, generator: torch.Generator) -> Tensor:
-    exponent, *_ = (by.gamma * torch.randn(1, generator=generator)).exp().tolist()
-    knots = torch.randn((1, 1, *[BIAS_KNOTS] * 3), generator=generator)
+    device = generator.device
+    drawn = torch.randn(1, generator=generator, device=device)
+    exponent = float((by.gamma * drawn).exp())
+    knots = torch.randn((1, 1, *[BIAS_KNOTS] * 3), generator=generator, device=device)
     field = functional.interpolate(
         knots, list(channel.shape), mode="trilinear", align_corners=True
     )[0, 0]
-    noise = torch.randn(channel.shape, generator=generator)
+    noise = torch.randn(channel.shape, generator=generator, device=device)
     made = channel.clamp(min=0) ** exponent * (by.bias * field).exp() + by.noise * noise
     return torch.where(channel > 0, made.clamp(min=0), channel)

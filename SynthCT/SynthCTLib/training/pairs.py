@@ -57,6 +57,7 @@ from SynthCTLib.volume import AIR_HU, Grid, Role, Volume, sha256_of
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 Count = Annotated[int, Field(ge=1)]
 HELD_BYTES = 2 << 30  # of prepared pairs in memory; the others are read again for every patch
+HELD_SHARE = 0.25  # instead, of what is free on a GPU
 
 # A limb lies in the second scanner much as in the first; what bends is followed afterwards.
 RIGID = RigidOptions(
@@ -227,18 +228,19 @@ class PairSource:
                 progress.note(f"Subject {split.train[index]}: {fallback}")
             progress.update((index + 1) / whole, split.train[index])
         self._random = self._patches()
-        self._held: dict[int, Mapping[str, Any]] = {}
-        self._held_bytes = 0
+        self._held: dict[int, dict[str, Tensor]] = {}
+        self._room = _room_on(device)
 
-    def _pair(self, index: int) -> Mapping[str, Any]:
-        """A prepared pair of the training part, from memory or from the disk."""
+    def _pair(self, index: int) -> dict[str, Tensor]:
+        """A prepared pair of the training part on the device, from memory or from the disk."""
         if index in self._held:
             return self._held[index]
-        pair: Mapping[str, Any] = self._pairs[index]
-        size = sum(getattr(value, "nbytes", 0) for value in pair.values())
-        if self._held_bytes + size <= HELD_BYTES:
+        kept = self._pairs[index]
+        pair = {key: torch.as_tensor(kept[key]).to(self.device) for key in (*self._keys, "centres")}
+        size = sum(value.nbytes for value in pair.values())
+        if size <= self._room:
             self._held[index] = pair
-            self._held_bytes += size
+            self._room -= size
         return pair
 
     def _prepare(self, index: int) -> None:
@@ -273,18 +275,15 @@ class PairSource:
             else:
                 self._random.set_random_state(seed=draw)
                 with _plain_tensors():
-                    drawn.append(self._random(pair)[0])
+                    drawn.append(self._random(dict(pair))[0])
         images, hu, weights, *residue = (
-            torch.stack([torch.as_tensor(d[key]) for d in drawn]).float().to(self.device)
-            for key in self._keys
+            torch.stack([torch.as_tensor(d[key]) for d in drawn]).float() for key in self._keys
         )
         weights = torch.where(hu > NEARLY_AIR_HU, weights, weights * self.settings.air_weight)
         lacking = Residue(*residue) if residue else None
         if not self.overviews:
             return Batch(images, hu, weights, residue=lacking)
-        pooled_images, targets, known = (
-            tuple(part.to(self.device) for part in parts) for parts in zip(*seen, strict=True)
-        )
+        pooled_images, targets, known = zip(*seen, strict=True)
         looks = Overviews(pooled_images, targets, known, tuple(range(count)), tuple(corners))
         return Batch(images, hu, weights, looks, lacking)
 
@@ -298,23 +297,22 @@ class PairSource:
             lacking = Residue(residue[0][0], residue[1][0]) if residue else None
             yield Case(name, image, hu[0], weight[0], lacking)
 
-    def _varied(self, kept: Mapping[str, Any], draw: int) -> dict[str, Any]:
-        pair = {key: kept[key] for key in (*self._keys, "centres")}
+    def _varied(self, pair: dict[str, Tensor], draw: int) -> dict[str, Tensor]:
         by = self.settings.variation
         if not (by.mirror or by.changes_shape or by.changes_contrast):
             return pair
-        image, hu, weight = (torch.as_tensor(pair[k]).float() for k in ("image", "hu", "weight"))
-        generator = torch.Generator().manual_seed(draw)
+        image, hu, weight = (pair[k].float() for k in ("image", "hu", "weight"))
+        generator = torch.Generator(self.device).manual_seed(draw)
         image, hu, weight = varied(image, hu, weight, by, generator)
         made = {"image": image, "hu": hu, "weight": weight}
         return {**made, "centres": centres_of(hu, weight, self.settings.bone_share)}
 
     def _corner(self, whole: Mapping[str, Tensor], rng: np.random.Generator) -> Corner:
         """A corner at a multiple of 8 voxels, for a patch about a voxel drawn from the centres."""
-        cumulated = whole["centres"].flatten().double().cumsum(0).numpy()
+        cumulated = whole["centres"].flatten().double().cumsum(0)
         shape = tuple(whole["centres"].shape[1:])
-        drawn = int(np.searchsorted(cumulated, rng.uniform(0, cumulated[-1])))
-        centre = np.unravel_index(min(drawn, cumulated.size - 1), shape)
+        drawn = int(torch.searchsorted(cumulated, rng.uniform(0, float(cumulated[-1]))))
+        centre = np.unravel_index(min(drawn, len(cumulated) - 1), shape)
         z, y, x = (
             min(
                 max(START_MULTIPLE * round((int(c) - side / 2) / START_MULTIPLE), 0),
@@ -334,6 +332,14 @@ class PairSource:
                 *(RandFlipd(keys, prob=0.5, spatial_axis=axis[a]) for a in self.settings.mirror),
             ]
         )
+
+
+def _room_on(device: str) -> int:
+    """Bytes for prepared pairs in the memory of a device."""
+    if torch.device(device).type != "cuda":
+        return HELD_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(HELD_SHARE * free)
 
 
 @contextmanager
