@@ -250,6 +250,7 @@ def _in_torch(matrix: sparse.csr_matrix, device: str) -> tuple[Any, Any]:
     """The matrix and its transpose as sparse tensors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")
         pair = [
             torch.sparse_csr_tensor(
                 torch.from_numpy(m.indptr),
