@@ -192,7 +192,7 @@ def picture(rows: Sequence[tuple[str, Volume, Volume, Volume, Volume]], path: Pa
             (f"{name}: MR", mr.array[z], {"cmap": "gray"}),
             ("CT", ct.array[z], {"cmap": "gray", "vmin": -200, "vmax": 900}),
             ("synthetic CT", made.array[z], {"cmap": "gray", "vmin": -200, "vmax": 900}),
-            ("difference", error, {"cmap": "RdBu", "vmin": -500, "vmax": 500}),
+            ("difference", error, {"cmap": "RdBu_r", "vmin": -500, "vmax": 500}),
         )
         for axis, (title, image, how) in zip(line, panels, strict=True):
             axis.imshow(image, **how)
