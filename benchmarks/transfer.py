@@ -1,6 +1,6 @@
 """Paper 1's transfer experiment (section 3.6) on simulated heads: adults first, then children.
 
-    python benchmarks/transfer.py --data-pack DIR --out DIR [--steps 600] [--refine 150]
+    python benchmarks/transfer.py --data-pack DIR --out DIR [--steps 3000] [--refine 400]
 
 A network is trained on simulated adults by ``paper1-small`` and goes on with simulated children by
 ``paper1-transfer-small`` in four folds. The children are the label maps made small, with a thinner
@@ -35,6 +35,7 @@ from SynthCTLib.training.recipe import read_recipe
 from SynthCTLib.volume import Role, Unit, Volume
 from SynthCTLib.workflow.training import SPLIT_FILE, TrainingRequest, train_recipe
 
+ADULT_RECIPE, CHILD_RECIPE = "paper1-small", "paper1-transfer-small"
 CANVAS = (256, 256, 192)
 SEED = 40
 FOLDS = 4
@@ -88,11 +89,13 @@ def trained(
 ) -> Path:
     """The folder of the model that a recipe makes in so many steps."""
     made = as_they_lie(read_recipe(recipe))
-    schedule = made.schedule.model_copy(
-        update={"kind": "stable-decay", "warmup_steps": 20, "decay_share": 0.33}
-    )
-    rarely = made.validation.model_copy(update={"every_epochs": 25})
-    made = made.model_copy(update={"schedule": schedule, "steps": steps, "validation": rarely})
+    if made.schedule.kind == "plateau":
+        schedule = made.schedule.model_copy(
+            update={"kind": "stable-decay", "warmup_steps": 20, "decay_share": 0.33}
+        )
+        rarely = made.validation.model_copy(update={"every_epochs": 25})
+        made = made.model_copy(update={"schedule": schedule, "validation": rarely})
+    made = made.model_copy(update={"steps": steps})
     if (out / recipe / "card.yaml").is_file():
         return out / recipe
     request = TrainingRequest(
@@ -102,7 +105,6 @@ def trained(
         fold,
         init,
         (out / "checkpoint.pt").is_file(),
-        device="cpu",
         threads=THREADS,
         examples=examples,
     )
@@ -137,21 +139,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-pack", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--refine", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--refine", type=int, default=400)
     parser.add_argument("--adults", type=int, default=24, help="how many are simulated")
     parser.add_argument("--children", type=int, default=12, help="how many are simulated")
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
     out: Path = arguments.out
-    adults = make(ADULTS, arguments.adults, arguments.data_pack, out)
     children = make(CHILDREN, arguments.children, arguments.data_pack, out)
-    first = trained("paper1-small", arguments.steps, adults, out / "adult", 1, None)
+    first = out / "adult" / ADULT_RECIPE
+    if not (first / "card.yaml").is_file():
+        adults = make(ADULTS, arguments.adults, arguments.data_pack, out)
+        trained(ADULT_RECIPE, arguments.steps, adults, out / "adult", 1, None)
     before, after = [], []
     for fold in range(1, FOLDS + 1):
         folder = out / f"fold-{fold}"
         init = first / "weights.safetensors"
-        refined = trained("paper1-transfer-small", arguments.refine, children, folder, fold, init)
+        refined = trained(CHILD_RECIPE, arguments.refine, children, folder, fold, init)
         test = json.loads((folder / SPLIT_FILE).read_text())["test"]
         subjects = [children / name for name in test]
         before += errors(first, subjects, out / "figures", arguments.pictures)
