@@ -695,6 +695,7 @@ class Stop:
             exec("os.kill(os.getpid(), NUMBER)")  # as dataclasses do while modules are loaded
 
 NUMBER, MODULE = int(sys.argv.pop(1)), sys.argv.pop(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 sys.meta_path.insert(0, Stop())
 from SynthCTLib.cli.start import main
 main()
