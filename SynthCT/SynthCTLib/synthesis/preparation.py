@@ -17,6 +17,7 @@ Share = Annotated[float, Field(ge=0, le=100)]
 
 HISTOGRAM_BINS = 256
 HISTOGRAM_RANGE = (-1.0, 1.0)
+NOISELESS = 0.1  # of the noise's standard deviation; a background with a lower median is clean
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Preparation:
     some contrast. ``centred``: they make -1..1 of 0 to the largest. ``brain``: the mean of the
     brain becomes 0 and its standard deviation 1, and what was not scanned what the value 0 becomes
     (Paper 2, section 3.1; needs template space, which says where the brain is). ``masked``: what
-    lies outside the head is set to the smallest value before. ``scanned_channel``: a second
-    channel, 1 where the input was scanned.
+    lies outside the head is set to the smallest value before. ``noise``: where the background of
+    the image holds none, Rician noise of this share of the head's 99.5th percentile is laid over it
+    before, so that an equalisation finds a background as it was trained with. ``scanned_channel``:
+    a second channel, 1 where the input was scanned.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -44,6 +47,7 @@ class Preparation:
     power: Annotated[float, Field(gt=0, le=1)] = 1.0
     centred: bool = False
     masked: bool = False
+    noise: Annotated[float, Field(ge=0)] = 0.0
     scanned_channel: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +85,8 @@ def prepare(
     if settings.masked:
         lowest = values[scanned].min() if scanned.any() else np.float32(0)
         values = np.where(head, values, lowest)
+    if settings.noise:
+        values = with_noise(values, scanned, head, settings.noise)
     if settings.method == "histogram":
         low, high = HISTOGRAM_RANGE
         channel = equalized(values, scanned) * np.float32(high - low) + np.float32(low)
@@ -104,6 +110,23 @@ def prepare(
     if settings.scanned_channel:
         return np.stack([channel, scanned.astype(np.float32)])
     return channel[np.newaxis]
+
+
+def with_noise(values: Array, scanned: Mask, head: Mask, share: float) -> Array:
+    """The image as it is if its background is noisy, else with Rician noise, always the same.
+
+    The noise's standard deviation is ``share`` of the head's 99.5th percentile; a background is
+    clean whose median is below a tenth of that (of Rayleigh noise it is 1.18 times).
+    """
+    background = values[scanned & ~head]
+    _, bright = bounds(values[head & scanned], (0, 99.5))
+    deviation = np.float32(share * bright)
+    if not background.size or np.median(background) >= NOISELESS * deviation:
+        return values
+    rng = np.random.default_rng(0)
+    real, imaginary = (rng.standard_normal(values.shape, np.float32) for _ in range(2))
+    noisy: Array = np.hypot(values + deviation * real, deviation * imaginary)
+    return noisy
 
 
 def bounds(values: Array, percentiles: tuple[float, float]) -> tuple[np.float32, np.float32]:

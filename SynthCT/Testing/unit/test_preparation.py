@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from monai.transforms import HistogramNormalize, ScaleIntensity
 from pydantic import TypeAdapter, ValidationError
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.synthesis.preparation import Preparation, equalized, prepare
+from SynthCTLib.synthesis.preparation import Preparation, equalized, prepare, with_noise
 
 SHAPE = (12, 14, 16)
 
@@ -47,6 +49,30 @@ def test_histogram_counts_only_what_was_scanned(mr: np.ndarray, head: np.ndarray
     alone = prepare(mr[:, :, :13], scanned[:, :, :13], head[:, :, :13], Preparation("histogram"))
     np.testing.assert_array_equal(ours[..., :13], alone)
     assert (ours[..., 13:] == -1).all()
+
+
+def test_a_clean_background_is_given_noise_and_a_noisy_one_is_left() -> None:
+    head = np.zeros((24, 32, 32), bool)
+    head[6:18, 8:24, 8:24] = True
+    clean = np.zeros(head.shape, np.float32)
+    clean[head] = np.linspace(40, 60, np.count_nonzero(head))
+    noisy = with_noise(clean, np.ones_like(head), head, 0.02)
+    # Rayleigh's median is sqrt(2 ln 2) of the deviation, here 2 % of 59.9; far above it noise adds
+    # next to nothing to the mean.
+    expected = 0.02 * np.percentile(clean[head], 99.5) * math.sqrt(2 * math.log(2))
+    assert np.median(noisy[~head]) == pytest.approx(expected, rel=0.05)
+    assert noisy[head].mean() == pytest.approx(clean[head].mean(), rel=0.01)
+    np.testing.assert_array_equal(noisy, with_noise(clean, np.ones_like(head), head, 0.02))
+    np.testing.assert_array_equal(with_noise(noisy, np.ones_like(head), head, 0.02), noisy)
+    np.testing.assert_array_equal(with_noise(clean, head, head, 0.02), clean)  # no background
+    plain, told = (
+        prepare(clean, np.ones_like(head), head, Preparation("histogram", noise=n))[0]
+        for n in (0.0, 0.02)
+    )
+    # Equalised with a clean background, tissue lies low in the range; with a noisy one at its top.
+    assert plain[head].mean() < told[head].mean()
+    assert (plain[~head] == -1).all()
+    assert told[~head].std() > 0.3
 
 
 def test_equalising_uniform_values_changes_nothing() -> None:
