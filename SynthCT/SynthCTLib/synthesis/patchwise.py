@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ from SynthCTLib.synthesis.engines import (
     choose_precision,
     open_engine,
 )
-from SynthCTLib.synthesis.preparation import Preparation, prepare
+from SynthCTLib.synthesis.preparation import Preparation, missing_noise, prepare
 from SynthCTLib.synthesis.registry import Machine
 from SynthCTLib.synthesis.settings import settings_of
 from SynthCTLib.synthesis.synthesizer import Anatomy, ModelCard, Spread, Synthesis, input_of
@@ -192,6 +192,12 @@ class PatchwiseSynthesizer:
                 patch if settings.axes == "lps-zyx" else patch[::-1],
             )
         progress.stage("Preparing", 0.04)
+        noise = missing_noise(work.mr, work.scanned, work.region, settings.preparation)
+        if noise:
+            progress.note(
+                f"The background of the {source.role.value} is clean: noise of {noise:.3g} is laid "
+                f"over it, as model {self.card.name} was trained with."
+            )
         canvas = prepare(work.mr, work.scanned, work.region, settings.preparation, brain=work.brain)
         computed = self._compute(
             self._turned(canvas),
@@ -200,6 +206,8 @@ class PatchwiseSynthesizer:
             progress.within("Predicting", 0.75 - aligning),
         )
         progress.stage("Back onto the grid of the MR", 0.13)
+        told = {"noise_laid_over": noise} if settings.preparation.noise else {}
+        computed = replace(computed, facts={**computed.facts, **told})
         return self._answer(source, work, computed, progress)
 
     def _turned(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

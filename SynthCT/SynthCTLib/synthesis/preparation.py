@@ -57,6 +57,8 @@ class Preparation:
             raise ValueError("limits belong to the method fixed, which needs them")
         if self.limits is not None and not self.limits[0] < self.limits[1]:
             raise ValueError(f"the limits {self.limits} do not rise")
+        if self.masked and self.noise:
+            raise ValueError("masked removes the background that noise is for")
         if self.centred and self.method in ("histogram", "brain"):
             raise ValueError(f"the method {self.method} is centred already")
 
@@ -85,8 +87,9 @@ def prepare(
     if settings.masked:
         lowest = values[scanned].min() if scanned.any() else np.float32(0)
         values = np.where(head, values, lowest)
-    if settings.noise:
-        values = with_noise(values, scanned, head, settings.noise)
+    noise = missing_noise(values, scanned, head, settings)
+    if noise:
+        values = with_noise(values, noise)
     if settings.method == "histogram":
         low, high = HISTOGRAM_RANGE
         channel = equalized(values, scanned) * np.float32(high - low) + np.float32(low)
@@ -112,20 +115,29 @@ def prepare(
     return channel[np.newaxis]
 
 
-def with_noise(values: Array, scanned: Mask, head: Mask, share: float) -> Array:
-    """The image as it is if its background is noisy, else with Rician noise, always the same.
+def missing_noise(mr: Array, scanned: Mask, head: Mask, settings: Preparation) -> float:
+    """Standard deviation of the noise that ``prepare`` lays over an image; 0 where it lays none.
 
-    The noise's standard deviation is ``share`` of the head's 99.5th percentile; a background is
-    clean whose median is below a tenth of that (of Rayleigh noise it is 1.18 times).
+    That is ``noise`` of the head's 99.5th percentile if the background is clean: if its median is
+    below a tenth of it (of Rayleigh noise the median is 1.18 times).
     """
-    background = values[scanned & ~head]
-    _, bright = bounds(values[head & scanned], (0, 99.5))
-    deviation = np.float32(share * bright)
-    if not background.size or np.median(background) >= NOISELESS * deviation:
-        return values
+    if not settings.noise:
+        return 0.0
+    background = mr[scanned & ~head]
+    if not background.size:
+        return 0.0
+    _, bright = bounds(mr[head & scanned], (0, 99.5))
+    deviation = settings.noise * float(bright)
+    return deviation if float(np.median(background)) < NOISELESS * deviation else 0.0
+
+
+def with_noise(values: Array, deviation: float) -> Array:
+    """An image with Rician noise, always the same."""
     rng = np.random.default_rng(0)
-    real, imaginary = (rng.standard_normal(values.shape, np.float32) for _ in range(2))
-    noisy: Array = np.hypot(values + deviation * real, deviation * imaginary)
+    real, imaginary = (
+        np.float32(deviation) * rng.standard_normal(values.shape, np.float32) for _ in range(2)
+    )
+    noisy: Array = np.hypot(values + real, imaginary)
     return noisy
 
 

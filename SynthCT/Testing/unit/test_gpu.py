@@ -111,6 +111,7 @@ def test_a_resumed_training_ends_as_one_that_was_not_stopped(
         parts = train(recipe(8, precision), source, again, Progress())
     finally:
         torch.backends.cudnn.deterministic = False
+    torch.manual_seed(recipe(8).seed)
     start = build_network("shuffle_unet", SETTINGS).state_dict()
     for name, value in whole.weights.items():
         torch.testing.assert_close(parts.weights[name], value, rtol=1e-5, atol=1e-6)

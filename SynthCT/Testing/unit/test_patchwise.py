@@ -501,6 +501,18 @@ def test_loads_become_lighter_by_batch_then_patch_then_device() -> None:
     ]
 
 
+def test_noise_over_a_clean_background_is_said_and_recorded(head: Volume) -> None:
+    linear = Answer(lambda x: x[:, :1])
+    model = WithNetwork(linear, preparation={"method": "histogram", "noise": 0.01}, output=STRAIGHT)
+    inside = head_mask(head).array > 0
+    for background, said in ((0.0, True), (30.0, False)):
+        progress = Progress()
+        mr = head.with_array(np.where(inside, head.array, np.float32(background)))
+        made = model.synthesize({Role.MR: mr}, progress)
+        assert any("background of the mr is clean" in note for note in progress.notes) == said
+        assert (made.facts["noise_laid_over"] > 0) == said
+
+
 # Engines and precision
 
 

@@ -11,7 +11,13 @@ from monai.transforms import HistogramNormalize, ScaleIntensity
 from pydantic import TypeAdapter, ValidationError
 
 from SynthCTLib.errors import InputError
-from SynthCTLib.synthesis.preparation import Preparation, equalized, prepare, with_noise
+from SynthCTLib.synthesis.preparation import (
+    Preparation,
+    equalized,
+    missing_noise,
+    prepare,
+    with_noise,
+)
 
 SHAPE = (12, 14, 16)
 
@@ -54,25 +60,32 @@ def test_histogram_counts_only_what_was_scanned(mr: np.ndarray, head: np.ndarray
 def test_a_clean_background_is_given_noise_and_a_noisy_one_is_left() -> None:
     head = np.zeros((24, 32, 32), bool)
     head[6:18, 8:24, 8:24] = True
+    whole = np.ones_like(head)
     clean = np.zeros(head.shape, np.float32)
     clean[head] = np.linspace(40, 60, np.count_nonzero(head))
-    noisy = with_noise(clean, np.ones_like(head), head, 0.02)
-    # Rayleigh's median is sqrt(2 ln 2) of the deviation, here 2 % of 59.9; far above it noise adds
-    # next to nothing to the mean.
-    expected = 0.02 * np.percentile(clean[head], 99.5) * math.sqrt(2 * math.log(2))
+    asked = Preparation("histogram", noise=0.02)
+    deviation = missing_noise(clean, whole, head, asked)
+    assert deviation == pytest.approx(0.02 * np.percentile(clean[head], 99.5))
+    noisy = with_noise(clean, deviation)
+    # Rayleigh's median is sqrt(2 ln 2) of the deviation; far above it noise adds next to nothing.
+    expected = deviation * math.sqrt(2 * math.log(2))
     assert np.median(noisy[~head]) == pytest.approx(expected, rel=0.05)
     assert noisy[head].mean() == pytest.approx(clean[head].mean(), rel=0.01)
-    np.testing.assert_array_equal(noisy, with_noise(clean, np.ones_like(head), head, 0.02))
-    np.testing.assert_array_equal(with_noise(noisy, np.ones_like(head), head, 0.02), noisy)
-    np.testing.assert_array_equal(with_noise(clean, head, head, 0.02), clean)  # no background
-    plain, told = (
-        prepare(clean, np.ones_like(head), head, Preparation("histogram", noise=n))[0]
-        for n in (0.0, 0.02)
-    )
+    np.testing.assert_array_equal(noisy, with_noise(clean, deviation))
+    assert missing_noise(noisy, whole, head, asked) == 0
+    assert missing_noise(clean, head, head, asked) == 0  # no background
+    assert missing_noise(clean, whole, head, Preparation("histogram")) == 0
+    plain = prepare(clean, whole, head, Preparation("histogram"))[0]
+    told = prepare(clean, whole, head, asked)[0]
     # Equalised with a clean background, tissue lies low in the range; with a noisy one at its top.
     assert plain[head].mean() < told[head].mean()
     assert (plain[~head] == -1).all()
     assert told[~head].std() > 0.3
+
+
+def test_noise_for_a_background_that_is_removed_is_refused() -> None:
+    with pytest.raises(ValueError, match="masked"):
+        Preparation("histogram", masked=True, noise=0.01)
 
 
 def test_equalising_uniform_values_changes_nothing() -> None:
