@@ -195,7 +195,7 @@ class PatchwiseSynthesizer:
         noise = missing_noise(work.mr, work.scanned, work.region, settings.preparation)
         if noise:
             progress.note(
-                f"The background of the {source.role.value} is clean: noise of {noise:.3g} is laid "
+                f"The background of the image is clean: noise of {noise:.3g} is laid "
                 f"over it, as model {self.card.name} was trained with."
             )
         canvas = prepare(work.mr, work.scanned, work.region, settings.preparation, brain=work.brain)

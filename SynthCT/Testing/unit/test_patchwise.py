@@ -509,7 +509,7 @@ def test_noise_over_a_clean_background_is_said_and_recorded(head: Volume) -> Non
         progress = Progress()
         mr = head.with_array(np.where(inside, head.array, np.float32(background)))
         made = model.synthesize({Role.MR: mr}, progress)
-        assert any("background of the mr is clean" in note for note in progress.notes) == said
+        assert any("background of the image is clean" in note for note in progress.notes) == said
         assert (made.facts["noise_laid_over"] > 0) == said
 
 
